@@ -1,0 +1,1 @@
+"""Labelled pictures: sources, splits, sampling, augmentation, loading. Knows no model."""

@@ -1,0 +1,1 @@
+"""One way for a picture to become a tensor: decode, input contract, preparation."""

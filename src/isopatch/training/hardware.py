@@ -1,0 +1,115 @@
+"""The machine: what it is, and the choices (threads, precision, device) that a resumed run replays."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isopatch.errors import UsageError
+from isopatch.training.config import RunConfig
+
+BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `auto` meant on this machine. Recorded in every checkpoint, replayed on resume."""
+
+    device: str
+    precision: str
+    threads: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def choose(config: RunConfig, macs_per_image: int) -> Choices:
+    """Resolve device, precision and threads: a fixed rule, no timing, so two runs agree."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device: {device} was asked for, but torch sees no CUDA GPU; use --device cpu")
+    threads = config.threads or available_cores()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if _gains_from_bf16(device, threads, macs_per_image) else "fp32"
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    return Choices(device, precision, threads)
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _gains_from_bf16(device: str, threads: int, macs_per_image: int) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    flags = cpu_flags()
+    if macs_per_image < BF16_WORTH_MACS:
+        return False
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and threads > 1)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the CPU as Linux names them; empty where it does not say."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return frozenset()
+    for line in info.read_text().splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+def cpu_name() -> str:
+    """The CPU's marketing name, with its core count."""
+    info = Path("/proc/cpuinfo")
+    name = platform.processor() or platform.machine()
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return f"{name}, {available_cores()} cores"
+
+
+def describe_environment(choices: Choices) -> dict[str, Any]:
+    """What env.json records: versions, machine, choices, and the commit of a source checkout."""
+    packages = ("isopatch", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pyarrow")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    gpu = torch.cuda.get_device_name() if choices.device.startswith("cuda") else None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "gpu": gpu,
+        "versions": versions,
+        "choices": choices.to_json(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

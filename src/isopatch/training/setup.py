@@ -1,0 +1,229 @@
+"""From a configuration and data to everything the loop needs; and back from a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from isopatch.data.augment import TrainTransform
+from isopatch.data.memory import keep_in_memory
+from isopatch.data.sampler import EpochSampler
+from isopatch.data.seeding import derive_seed
+from isopatch.data.source import DataSplits, ImageSource
+from isopatch.errors import IsopatchError, UsageError
+from isopatch.models import spec as models
+from isopatch.models.describe import describe
+from isopatch.models.load import load
+from isopatch.nn.skeleton import Isotropic
+from isopatch.training.checkpoint import Checkpoint
+from isopatch.training.config import RunConfig
+from isopatch.training.ema import Ema, restore_in_place
+from isopatch.training.hardware import Choices, choose
+from isopatch.training.optim import NamedOptimizer, build_optimizer
+from isopatch.training.schedule import Schedule
+
+log = logging.getLogger("isopatch")
+
+# Keys that change nothing about the weights a run ends with: they may differ between start and resume.
+HARMLESS = ("data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
+
+
+@dataclass
+class Best:
+    """The weights selected so far."""
+
+    step: int
+    top1: float
+    nll: float
+    weights: str  # "model" or "ema"
+
+
+@dataclass
+class Trainer:
+    """One run in memory: what is fixed, then what a checkpoint holds."""
+
+    config: RunConfig
+    choices: Choices
+    train: ImageSource
+    val: ImageSource | None
+    splits: DataSplits
+    model: Isotropic
+    optimizer: NamedOptimizer
+    schedule: Schedule
+    sampler: EpochSampler
+    transform: TrainTransform
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    macs: int
+    parameters: int
+    step: int = 0
+    evaluated_step: int = 0
+    seconds: float = 0.0
+    images_seen: int = 0
+    best: Best | None = None
+
+    @property
+    def spec(self) -> models.ModelSpec:
+        """What a checkpoint stores about the model."""
+        spec: models.ModelSpec = self.model.spec
+        return spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return torch.device(self.choices.device)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.epochs * self.sampler.steps_per_epoch
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        if self.choices.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.choices.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
+
+
+def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = None) -> Trainer:
+    """Build the run from its beginning.
+
+    replay: the choices a checkpoint recorded; None makes them anew. Raises UsageError where the parts do not
+    fit together (class counts, batch larger than the data, a model that cannot take the pictures' size).
+    """
+    if splits.train is None:
+        raise UsageError(f"data.source: {config.data.source} has no training split")
+    if len(splits.classes) < 2:
+        raise UsageError(f"data.source: {config.data.source} has {len(splits.classes)} class; training needs two")
+    arguments = {**config.model.arguments, "num_classes": len(splits.classes)}
+    overrides = {key: value for key, value in config.input.model_dump().items() if value is not None}
+    spec = models.make_spec(config.model.name, arguments, input_overrides=overrides, classes=splits.classes)
+    numbers = describe(spec.name, image_size=(spec.input.height, spec.input.width), arguments=arguments)
+    choices = replay or choose(config, numbers["macs"])
+    torch.set_num_threads(choices.threads)
+    torch.manual_seed(derive_seed(config.seed, "initialisation"))
+    model = models.build(spec) if config.weights is None else _pretrained(config, spec)
+    model.activation_checkpointing = config.activation_checkpointing
+    model.to(choices.device)
+    sampler = EpochSampler(
+        len(splits.train),
+        global_batch=config.batch_size,
+        data_seed=config.order_seed,
+        repeats=config.augment.repeats,
+    )
+    limit = config.data.memory_limit_mb
+    return Trainer(
+        config=config,
+        choices=choices,
+        train=keep_in_memory(splits.train, limit_mb=limit),
+        val=None if splits.val is None else keep_in_memory(splits.val, limit_mb=limit),
+        splits=splits,
+        model=model,
+        optimizer=build_optimizer(model, config.optimizer, models.no_weight_decay(model), config.peak_lr),
+        schedule=Schedule.of(config, sampler.steps_per_epoch),
+        sampler=sampler,
+        transform=TrainTransform(config.augment, spec.input),
+        scaler=torch.amp.GradScaler(choices.device.split(":")[0], enabled=choices.precision == "fp16"),
+        ema=None if config.ema.decay is None else Ema(model, config.ema.decay),
+        macs=numbers["macs"],
+        parameters=numbers["parameters"],
+    )
+
+
+def _pretrained(config: RunConfig, spec: models.ModelSpec) -> Isotropic:
+    """Start from `config.weights`, with the run's own classes, size and input contract."""
+    assert config.weights is not None
+    arguments = {k: v for k, v in config.model.arguments.items() if k not in ("num_classes", "image_size")}
+    model = load(
+        config.weights,
+        name=config.model.name,
+        num_classes=len(spec.classes or ()),
+        image_size=(spec.input.height, spec.input.width),
+        arguments=arguments,
+        class_names=spec.classes,
+    )
+    model.spec = spec
+    return model
+
+
+def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, Any]]:
+    """Return (tensor groups, JSON documents) from which `restore` continues to the same bit.
+
+    No random-number state is needed: order, augmentation and mixing are functions of (data_seed, position),
+    and every step seeds the generator of drop path from (seed, step).
+    """
+    optimizer_tensors, optimizer_options = trainer.optimizer.state()
+    tensors = {"model": dict(trainer.model.state_dict()), "optimizer": optimizer_tensors}
+    if trainer.ema is not None:
+        tensors["ema"] = dict(trainer.ema.model.state_dict())
+    state = {
+        "step": trainer.step,
+        "epoch": trainer.step / trainer.sampler.steps_per_epoch,
+        "total_steps": trainer.total_steps,
+        "evaluated_step": trainer.evaluated_step,
+        "images_seen": trainer.images_seen,
+        "seconds": trainer.seconds,
+        "best": None if trainer.best is None else vars(trainer.best),
+        "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
+        "optimizer": optimizer_options,
+        "scaler": trainer.scaler.state_dict(),
+        "choices": trainer.choices.to_json(),
+        "data_fingerprint": trainer.splits.train.fingerprint if trainer.splits.train else None,
+        "classes": list(trainer.splits.classes),
+        "config": trainer.config.model_dump(mode="json"),
+    }
+    documents = {"state": state, "config": {"format": "isopatch-model-1", "model": trainer.spec.to_json()}}
+    return tensors, documents
+
+
+def recorded_choices(checkpoint: Checkpoint) -> Choices:
+    """The choices a run made when it started."""
+    return Choices(**checkpoint.document("state")["choices"])
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put the trainer where the checkpoint left it; refuse another configuration or other data."""
+    state = checkpoint.document("state")
+    differences = config_differences(state["config"], trainer.config.model_dump(mode="json"))
+    if differences:
+        raise UsageError(
+            f"the run in {checkpoint.folder.parent.parent} was started differently: {'; '.join(differences[:5])}; "
+            f"resume without these options, or start afresh with another --out"
+        )
+    if trainer.splits.train is None or state["data_fingerprint"] != trainer.splits.train.fingerprint:
+        raise UsageError(
+            f"the training data in {trainer.config.data.source} changed since the run was started (files, sizes "
+            f"or labels differ); restore it, or start afresh with another --out"
+        )
+    if tuple(state["classes"]) != trainer.splits.classes:
+        raise IsopatchError(f"classes changed from {state['classes']} to {list(trainer.splits.classes)}")
+    restore_in_place(trainer.model, checkpoint.tensors("model"))
+    trainer.optimizer.restore(checkpoint.tensors("optimizer"), state["optimizer"])
+    if trainer.ema is not None:
+        trainer.ema.restore(checkpoint.tensors("ema"), state["ema_updates"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.step = state["step"]
+    trainer.evaluated_step = state["evaluated_step"]
+    trainer.images_seen = state["images_seen"]
+    trainer.seconds = state["seconds"]
+    trainer.best = None if state["best"] is None else Best(**state["best"])
+
+
+def config_differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines `key: before -> now` for settings that change the result."""
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        path = f"{prefix}{key}"
+        old, new = before.get(key), now.get(key)
+        if path in HARMLESS or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += config_differences(old, new, f"{path}.")
+        else:
+            lines.append(f"{path} was {old!r}, now {new!r}")
+    return lines

@@ -1,0 +1,91 @@
+"""One optimiser step: forward, backward, guards, update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from isopatch.data.loader import TrainBatch
+from isopatch.data.mixing import mix, smooth_targets
+from isopatch.data.seeding import derive_seed
+from isopatch.training import guard
+from isopatch.training.objectives import classification_loss, head_logits
+from isopatch.training.setup import Trainer
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured. loss: mean over the batch; grad_norm: global, before clipping."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+
+
+def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
+    """Do optimiser step `batch.step` over `batch`, in `accumulate` micro-batches.
+
+    Raises guard.NonFinite before the update when the loss, a gradient, a weight or a buffer is not finite.
+    """
+    config, model, optimizer = trainer.config, trainer.model, trainer.optimizer.optimizer
+
+    def samples() -> list[str]:
+        return [f"{trainer.train.name(int(i))} (#{int(i)})" for i in batch.indices]
+
+    lr = trainer.schedule.lr(batch.step)
+    guard.check_lr(lr, batch.step)
+    trainer.optimizer.set_lr(lr)
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+
+    loss_sum = torch.zeros((), device=trainer.device)
+    for micro, (images, labels) in enumerate(_micro_batches(batch, config.micro_batch_size)):
+        torch.manual_seed(derive_seed(config.seed, "drop path", batch.step, micro))
+        images, targets = _targets(trainer, images, labels, batch.step, micro)
+        images = images.to(trainer.device, non_blocking=True)
+        targets = targets.to(trainer.device, non_blocking=True)
+        with trainer.autocast():
+            heads = model(images, heads=True)
+        losses = [classification_loss(logits, targets, config.objective) for logits in head_logits(heads)]
+        loss = torch.stack(losses).mean()
+        guard.check_loss(loss, batch.step, model, images, samples)
+        trainer.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
+        loss_sum += loss.detach()
+
+    trainer.scaler.unscale_(optimizer)
+    norm = _gradient_norm(trainer)
+    if not trainer.scaler.is_enabled():  # fp16: the scaler skips an overflowing step and lowers its scale
+        guard.check_gradients(norm, batch.step, model, samples)
+    guard.check_state(model, batch.step, samples)
+    trainer.scaler.step(optimizer)
+    trainer.scaler.update()
+    if trainer.ema is not None:
+        trainer.ema.update(model)
+    return StepResult(loss=float(loss_sum) / config.accumulate, grad_norm=float(norm), lr=lr)
+
+
+def _micro_batches(batch: TrainBatch, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(zip(batch.images.split(size), batch.labels.split(size), strict=True))
+
+
+def _targets(
+    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, step: int, micro: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixed images and probability targets of one micro-batch."""
+    config = trainer.config
+    num_classes = len(trainer.splits.classes)
+    smoothing = config.objective.label_smoothing
+    if not config.mix.active:
+        return images, smooth_targets(labels, num_classes, smoothing)
+    seed = derive_seed(config.order_seed, "mixing", step, micro)
+    return mix(images, labels, num_classes, config.mix, label_smoothing=smoothing, seed=seed)
+
+
+def _gradient_norm(trainer: Trainer) -> torch.Tensor:
+    """Global L2 norm of the gradients, which are clipped to `clip_norm` where that is set."""
+    parameters = trainer.optimizer.parameters
+    clip = trainer.config.optimizer.clip_norm
+    if clip is not None:
+        return torch.nn.utils.clip_grad_norm_(parameters, clip)
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
