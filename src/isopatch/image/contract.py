@@ -35,6 +35,7 @@ class InputContract:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
+        """Refuse what no picture can be prepared for."""
         if self.height < 1 or self.width < 1:
             raise UsageError(f"input size {self.height}x{self.width}: both sides must be at least 1 pixel")
         if not 0 < self.crop_fraction <= 1:
@@ -52,4 +53,5 @@ class InputContract:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise UsageError(f"input contract has unknown keys {unknown}; this file is from another version")
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**arguments)

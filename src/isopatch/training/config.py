@@ -134,16 +134,18 @@ class ScheduleConfig(Node):
     unit: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegative = 0.0
     warmup_steps: Positive | None = Field(None, description="instead of warmup_epochs")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="instead: part of the whole run")
     warmup_lr: NonNegative = 0.0
     min_lr: NonNegative = 0.0
     deit_lag: bool = Field(False, description="DeiT's original: each epoch uses the previous one's rate")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.warmup_steps is not None and self.warmup_epochs > 0:
-            raise ValueError("warmup_epochs and warmup_steps exclude each other; keep one")
-        if self.kind == "piecewise-linear" and (self.warmup_epochs or self.warmup_steps):
-            raise ValueError("piecewise-linear rises by itself; set warmup_epochs 0")
+        given = [n for n in ("warmup_epochs", "warmup_steps", "warmup_share") if getattr(self, n)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other; keep one")
+        if self.kind == "piecewise-linear" and given:
+            raise ValueError(f"piecewise-linear rises by itself; set {given[0]} 0")
         if self.deit_lag and self.unit != "epoch":
             raise ValueError("deit_lag is a lag of whole epochs; set schedule.unit epoch")
         return self

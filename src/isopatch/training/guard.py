@@ -31,7 +31,7 @@ def check_lr(lr: float, step: int) -> None:
 def check_loss(loss: Tensor, step: int, model: nn.Module, images: Tensor, samples: Names) -> None:
     """Raise NonFinite when the loss is, naming the first cause that can be seen."""
     if not bool(torch.isfinite(loss)):
-        raise NonFinite(_message("loss", float(loss), step, _cause(model, images, samples), samples))
+        raise NonFinite(_message("loss", float(loss.detach()), step, _cause(model, images, samples), samples))
 
 
 def check_gradients(norm: Tensor, step: int, model: nn.Module, samples: Names) -> None:
@@ -40,7 +40,7 @@ def check_gradients(norm: Tensor, step: int, model: nn.Module, samples: Names) -
         return
     bad = first_bad((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     cause = f"the gradient of {bad} is not finite" if bad else "the norm overflowed"
-    raise NonFinite(_message("gradient norm", float(norm), step, cause, samples))
+    raise NonFinite(_message("gradient norm", float(norm.detach()), step, cause, samples))
 
 
 def check_state(model: nn.Module, step: int, samples: Names = list) -> None:

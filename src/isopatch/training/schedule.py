@@ -41,7 +41,7 @@ class Schedule:
     def _curve(self, time: float) -> float:
         """Cosine, linear or constant at `time` epochs."""
         config = self.config
-        warmup = config.warmup_epochs
+        warmup = config.warmup_epochs + config.warmup_share * self.epochs  # at most one of them is set
         if config.warmup_steps is not None:
             warmup = config.warmup_steps / self.steps_per_epoch
         if time < warmup:

@@ -42,6 +42,7 @@ class Relabelled:
     table: NDArray[np.int64]
 
     def __len__(self) -> int:
+        """Return the number of pictures."""
         return len(self.source)
 
     @cached_property

@@ -1,0 +1,249 @@
+"""The options of every verb, and settings (`--a.b VALUE`) beside them. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from isopatch import __version__
+from isopatch.errors import UsageError, nearest
+
+VERBS = {
+    "train": "train a model: on digits, a folder of pictures, or a data set",
+    "eval": "measure a trained model on a data set",
+    "predict": "classify pictures",
+    "report": "write the page of a run, or one page that compares several",
+    "models": "list the models, or show one: parameters, MACs, memory",
+    "data": "check a data set: every file, sizes, classes, duplicates",
+    "config": "print the configuration a training would use, as YAML",
+    "doctor": "show versions, CPU, GPU and speed of this machine",
+    "demo": "train two small models on real scans, in about a minute",
+}
+
+DATA = "digits, a folder, Parquet or a hub name"
+CHECKPOINT = "run folder, weights file or hub id"
+
+TRAIN_EPILOG = """\
+recipes:
+{recipes}
+
+Every setting can be given as --a.b VALUE (--optimizer.lr 1e-3, --model.kernel_size 9, --batch_size 64).
+`isopatch config` with the same options prints them all as YAML; --config FILE reads them back.
+Precedence: the recipe's values, then the file's, then the command line's."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError and takes no abbreviations.
+
+    late_epilog: makes the end of the help, where that costs an import. settings_under: options that argparse
+    does not know are settings where they start like this ("" is all of them); None: there are no settings.
+    """
+
+    late_epilog: Callable[[], str] | None = None
+    settings_under: str | None = None
+
+    def __init__(self, **options: Any) -> None:
+        """Pass everything on to argparse."""
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+    def format_help(self) -> str:
+        """Return the help."""
+        if self.late_epilog is not None:
+            self.epilog = self.late_epilog()
+        return super().format_help()
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the options of a command: `verb` ("train", "models show", ...), `settings` and its own.
+
+    Raises UsageError for an unknown verb, option or value, with the nearest that exists.
+    """
+    if not argv or (argv[0] not in VERBS and not argv[0].startswith("-")):
+        what = f"'{argv[0]}' is no verb{nearest(argv[0], VERBS)}" if argv else "no verb given"
+        raise UsageError(f"{what}; there are {', '.join(VERBS)}; see isopatch --help")
+    arguments, rest = build_parser().parse_known_args(argv)
+    if "verb" not in arguments:
+        raise UsageError(f"{' '.join(rest) or 'no verb given'}: start with a verb; see isopatch --help")
+    arguments.settings = _settings(rest, arguments.parser)
+    return arguments
+
+
+def build_parser() -> Parser:
+    """Return the parser of all verbs."""
+    parser = Parser(
+        prog="isopatch", description="Isotropic patch models: ViT, DeiT, ConvMixer and their kin."
+    )
+    parser.add_argument("--version", action="version", version=f"isopatch {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(metavar="VERB", parser_class=Parser)
+
+    def verb(name: str, line: str | None = None, *, among: Any = verbs, group: str = "") -> Parser:
+        line = line or VERBS[name]
+        added: Parser = among.add_parser(name, help=line, description=line)
+        added.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        added.add_argument("--json", action="store_true", help="print the result as JSON")
+        added.set_defaults(verb=f"{group} {name}".strip(), parser=added)
+        return added
+
+    def group(name: str, which: str) -> Any:
+        added = verbs.add_parser(name, help=VERBS[name], description=VERBS[name])
+        return added.add_subparsers(metavar=which, required=True, parser_class=Parser)
+
+    train = verb("train")
+    _add_configuration(train)
+    train.add_argument("--out", metavar="DIR", help="run folder; default runs/<data>-<model>-<n>")
+    train.add_argument(
+        "--resume", metavar="auto|DIR", help="continue; auto starts where nothing is saved yet"
+    )
+    train.add_argument("--overwrite", action="store_true", help="replace the run that is in --out")
+    train.add_argument(
+        "--max-minutes", type=float, metavar="N", help="save and stop after N minutes, exit code 75"
+    )
+    train.add_argument("--dry-run", action="store_true", help="measure speed, estimate time and memory, stop")
+    _add_configuration(verb("config"))
+
+    evaluate = verb("eval")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    evaluate.add_argument("--data", metavar="DATA", required=True, help=DATA)
+    evaluate.add_argument(
+        "--split", choices=("train", "val", "test"), help="default: test where there is one"
+    )
+    evaluate.add_argument(
+        "--min-acc", type=float, metavar="X", help="exit with code 3 below this share, e.g. 0.95"
+    )
+    evaluate.add_argument("--model", metavar="NAME", help="which model a file without a name holds")
+    evaluate.add_argument(
+        "--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does"
+    )
+    evaluate.add_argument("--workers", type=_count(0), default=0, metavar="N", help="loader processes")
+    evaluate.add_argument("--threads", type=_count(1), metavar="N", help="CPU threads; default all cores")
+    _add_inference(evaluate, batch_size=256)
+
+    predict = verb("predict")
+    predict.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    predict.add_argument(
+        "paths", metavar="PATH", nargs="+", help="pictures, folders (with what is below), globs"
+    )
+    predict.add_argument("--out", metavar="FILE", help=".csv, .jsonl or .parquet; run again to continue it")
+    predict.add_argument(
+        "--top-k", type=_count(1), default=5, metavar="K", help="classes per picture, default 5"
+    )
+    _add_inference(predict, batch_size=64)
+
+    report = verb("report")
+    report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    report.add_argument(
+        "--out", metavar="FILE", help="default RUN/report.html, or comparison.html beside the first"
+    )
+
+    models = group("models", "list|show")
+    verb("list", "every name, with its size", among=models, group="models")
+    show = verb("show", "one model; --model.ARGUMENT VALUE changes it", among=models, group="models")
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
+    show.settings_under = "model."
+
+    what = "read every file: sizes, modes, class balance, unreadable files, duplicates"
+    check = verb("check", what, among=group("data", "check"), group="data")
+    check.add_argument("data", metavar="DATA", help=DATA)
+    check.add_argument(
+        "--max-pixels", type=_count(1), default=50_000_000, metavar="N", help="refuse larger pictures"
+    )
+
+    verb("doctor")
+    demo = verb("demo")
+    demo.add_argument("--out", metavar="DIR", default="runs/demo", help="default runs/demo")
+    demo.add_argument("--seed", type=_count(0), default=0, metavar="N")
+    return parser
+
+
+def _add_configuration(parser: Parser) -> None:
+    parser.settings_under = ""
+    parser.late_epilog = _train_epilog
+    parser.add_argument("--data", metavar="DATA", help=f"{DATA}; default digits")
+    parser.add_argument(
+        "--model", metavar="NAME", help="default: chosen for the pictures (isopatch models list)"
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="default small; finetune with --weights")
+    parser.add_argument("--config", metavar="FILE", help="settings in YAML, e.g. a run's config.yaml")
+    parser.add_argument("--weights", metavar="SOURCE", help="start from a run, a weights file or a hub id")
+    parser.add_argument("--seed", metavar="N", help="of initialisation and drop path; default 0")
+    parser.add_argument("--epochs", metavar="N")
+    parser.add_argument("--threads", metavar="N", help="CPU threads; default all cores")
+    parser.add_argument("--bad", metavar="fail|skip", help="what an unreadable picture does; default fail")
+
+
+def _add_inference(parser: Parser, *, batch_size: int) -> None:
+    parser.add_argument(
+        "--batch-size", type=_count(1), default=batch_size, metavar="N", help=f"default {batch_size}"
+    )
+    parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
+
+
+def _train_epilog() -> str:
+    from isopatch.recipes.table import recipe_help
+
+    return TRAIN_EPILOG.format(recipes=recipe_help())
+
+
+def _count(least: int) -> Callable[[str], int]:
+    """Return a converter for whole numbers from `least` up."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return number
+
+    return convert
+
+
+def _settings(rest: list[str], parser: Parser) -> list[tuple[str, str]]:
+    """Return what argparse did not know as ("a.b", "value") settings, or refuse it with the nearest."""
+    settings = []
+    tokens = iter(rest)
+    for token in tokens:
+        if not token.startswith("-"):
+            raise UsageError(f"'{token}' is one argument too many; see {parser.prog} --help")
+        name, equals, value = token.lstrip("-").partition("=")
+        if not token.startswith("--") or not _is_setting(name, parser.settings_under):
+            hint = _nearest_option(name, parser)
+            raise UsageError(f"{token}: unknown option{hint}; see {parser.prog} --help")
+        if not equals:
+            following = next(tokens, None)
+            if following is None or following.startswith("--"):
+                raise UsageError(f"--{name}: give a value, as in --{name} VALUE")
+            value = following
+        settings.append((name.replace("-", "_"), value))
+    return settings
+
+
+def _is_setting(name: str, under: str | None) -> bool:
+    if under is None or not name.startswith(under):
+        return False
+    from isopatch.training.config import RunConfig
+
+    return "." in name or name.replace("-", "_") in RunConfig.model_fields
+
+
+def _nearest_option(name: str, parser: Parser) -> str:
+    known = re.findall(r"--([a-z][a-z-]*)", parser.format_usage())
+    if parser.settings_under == "":
+        from isopatch.recipes.schema import leaves
+
+        settings = list(leaves())
+        same = [key for key in settings if key.split(".")[-1] == name.replace("-", "_")]
+        if same:
+            return f" (did you mean '--{same[0]}'?)"
+        known += [key for key in settings if "." not in key] + settings
+    return nearest(name, known).replace("'", "'--", 1)

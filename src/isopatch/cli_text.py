@@ -1,0 +1,145 @@
+"""What the verbs print for people: results as a few lines of text. `--json` prints the same as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isopatch.predict import Prediction
+
+CLASS_LINES = 40  # of the per-class table; --json has all
+
+
+def trained(document: Mapping[str, Any]) -> str:
+    """Say how a training ended, where it is, and what to do next."""
+    path = document["path"]
+    if document["state"] != "finished":
+        steps = f"{document['step']} of {document['total_steps']}"
+        return f"{path}: saved at step {steps}; isopatch train --resume {path} continues it"
+    lines = [f"{path}: finished"]
+    summary = document["summary"]
+    for split, numbers in summary.get("final", {}).items():
+        lines.append(f"{split:<6}top-1 {percent(numbers['top1'])}, top-5 {percent(numbers['top5'])}")
+    if summary.get("selection"):
+        lines.append(summary["selection"])
+    lines.append(f"report: {path}/report.html")
+    lines.append(f"next: isopatch predict {path} PICTURES")
+    return "\n".join(lines)
+
+
+def plan(document: Mapping[str, Any]) -> str:
+    """Say what a training would cost."""
+    minutes = document["minutes_to_finish"]
+    duration = f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    rows = {
+        "model": document["model"],
+        "size": f"{document['parameters']:,} parameters, {document['macs'] / 1e9:.3f} GMACs per picture",
+        "recipe": str(document["recipe"]),
+        "data": f"{document['data']}, {document['train_images']:,} training pictures",
+        "machine": f"{document['device']}, {document['precision']}, {document['threads']} threads",
+        "length": f"{document['epochs']:,} epochs, {document['steps']:,} steps of {document['batch_size']:,}",
+        "memory": f"about {document['memory_estimate_bytes'] / 1e6:,.0f} MB, the pictures not included",
+        "speed": f"{document['images_per_second']:,.0f} images/s over {document['measured_steps']} steps",
+        "time": f"about {duration}, evaluation not included",
+    }
+    return "\n".join([table(rows), *(f"note: {note}" for note in document["notes"])])
+
+
+def evaluation(document: Mapping[str, Any]) -> str:
+    """Show a model's figures, per class and per head."""
+    rows = {
+        "top-1": f"{percent(document['top1'])} ({document['num_correct']:,} of {document['num_images']:,})",
+        "top-5": percent(document["top5"]),
+        "macro recall": percent(document["macro_recall"]),
+        "nll": f"{document['nll']:.4f}",
+        "ece": f"{document['ece']:.4f}",
+        "brier": f"{document['brier']:.4f}",
+    }
+    heads = dict(document.get("heads") or {})
+    agreement = heads.pop("agreement", None)
+    for name, numbers in heads.items():
+        rows[f"head {name}"] = f"top-1 {percent(numbers['top1'])}"
+    if agreement is not None:
+        rows["heads agree"] = percent(agreement)
+    lines = [table(rows), ""]
+    classes = document["per_class"]
+    width = max(len("class"), *(len(str(row["name"])) for row in classes[:CLASS_LINES]))
+    lines.append(f"{'class':<{width}}  precision  recall      f1  pictures")
+    for row in classes[:CLASS_LINES]:
+        numbers = f"{share(row['precision']):>9}  {share(row['recall']):>6}  {share(row['f1']):>6}"
+        lines.append(f"{row['name']!s:<{width}}  {numbers}  {row['support']:>8,}")
+    if len(classes) > CLASS_LINES:
+        lines.append(f"and {len(classes) - CLASS_LINES:,} more classes; --json has all")
+    return "\n".join(lines)
+
+
+def prediction(row: Prediction, *, as_json: bool) -> str:
+    """Return one picture's line: path, then the classes with their probabilities."""
+    from isopatch.predict_rows import escape
+
+    path = escape(row.path)
+    if as_json:
+        shares = [round(value, 6) for value in row.probabilities]
+        error = None if row.error is None else escape(row.error)
+        document = {"path": path, "labels": list(row.labels), "probabilities": shares, "error": error}
+        return json.dumps(document, ensure_ascii=False)
+    if row.error is not None:
+        return f"{path}\tnot readable: {escape(row.error)}"
+    pairs = zip(row.labels, row.probabilities, strict=True)
+    return "\t".join([path, *(f"{escape(label)} {value:.4f}" for label, value in pairs)])
+
+
+def predicted(document: Mapping[str, Any]) -> str:
+    """Say what went into a file of predictions."""
+    return (
+        f"{document['out']}: {document['rows']:,} rows; {document['done']:,} new, {document['skipped']:,} "
+        f"there already, {document['unreadable']:,} not readable"
+    )
+
+
+def examined(document: Mapping[str, Any]) -> str:
+    """Show what `doctor` found."""
+    rows = {}
+    for key, value in document.items():
+        rows[key.replace("_", " ") if key.islower() else key] = words(value)
+    return table(rows)
+
+
+def words(value: Any) -> str:
+    """Return a JSON value on one line: names and values of a dict, items of a list."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(words(item) for item in value) or "none"
+    return str(value)
+
+
+def demonstrated(document: Mapping[str, Any]) -> str:
+    """Show the demo's accuracies, the report and what to try next."""
+    rows = {name: percent(accuracy) for name, accuracy in document["accuracies"].items()}
+    return "\n".join(
+        [
+            "accuracy on the held-out digits:",
+            table(rows, indent="  "),
+            f"report: {document['report']}",
+            "next: isopatch train --data FOLDER_OF_PICTURES",
+        ]
+    )
+
+
+def table(rows: Mapping[str, str], indent: str = "") -> str:
+    """Return names and values in two columns."""
+    width = max(len(name) for name in rows)
+    return "\n".join(f"{indent}{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def percent(value: float) -> str:
+    """Return a share as per cent with two digits."""
+    return f"{100 * value:.2f} %"
+
+
+def share(value: float | None) -> str:
+    """Return a share with three digits; a dash where it does not exist."""
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,159 @@
+"""From a decoded picture to a training sample: crop, flip, policy, colour jitter, normalise, erase.
+
+The result is a function of (picture, configuration, contract, seed) alone. What is ours draws from a private
+generator; what is timm's or torchvision's draws from the global ones inside a scope that restores them. With
+padded or random-resized crops and flips only, neither library is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from isopatch.data import policies
+from isopatch.data.crops import (
+    Crop,
+    FixedCrop,
+    Interpolation,
+    PaddedCrop,
+    Padding,
+    Picture,
+    Pixels,
+    RandomResizedCrop,
+    SimpleRandomCrop,
+)
+from isopatch.data.seeding import derive_seed, restored_generators
+from isopatch.image.contract import InputContract
+from isopatch.image.prepare import normalise
+
+
+class AugmentSettings(Protocol):
+    """What a transform is made from: the fields of `training.config.AugmentConfig`, `repeats` apart."""
+
+    crop: Literal["random-resized", "padded", "simple-random", "none"]
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    padding: int
+    padding_mode: Padding
+    interpolation: Interpolation
+    flip: float
+    rand_augment: str | None
+    torchvision_ops: int
+    torchvision_magnitude: int
+    three_augment: bool
+    color_jitter: float
+    erasing: float
+    erasing_mode: Literal["pixel", "zero"]
+
+
+class TrainTransform:
+    """The random changes of one training picture, then the contract's normalisation, then erasing."""
+
+    def __init__(self, augment: AugmentSettings, contract: InputContract) -> None:
+        """Import what the settings need; raise UsageError where they do not fit the contract."""
+        self._contract = contract
+        self._crop = make_crop(augment, contract)
+        self._flip = augment.flip
+        self._three_augment = augment.three_augment
+        self._library_ops: list[policies.ImageOp] = []
+        if augment.rand_augment is not None:
+            operation = policies.timm_rand_augment(augment.rand_augment, contract, augment.interpolation)
+            self._library_ops.append(operation)
+        if augment.torchvision_ops > 0:
+            operation = policies.torchvision_rand_augment(
+                augment.torchvision_ops, augment.torchvision_magnitude
+            )
+            self._library_ops.append(operation)
+        # timm drops the jitter where RandAugment is set; here a recipe that means 0 says 0.
+        if augment.color_jitter > 0:
+            self._library_ops.append(policies.color_jitter(augment.color_jitter))
+        self._erase = make_erasing(augment.erasing, augment.erasing_mode) if augment.erasing > 0 else None
+
+    def __call__(self, image: Image.Image, *, seed: int) -> torch.Tensor:
+        """Return the sample (3, H, W), float32, normalised and erased."""
+        return self.batch([image], [seed])[0]
+
+    def batch(self, pictures: Iterable[Picture], seeds: Sequence[int]) -> torch.Tensor:
+        """Return (B, 3, H, W) float32: sample i depends on picture i and seed i only.
+
+        pictures: PIL RGB images or (h, w, 3) uint8 arrays, taken one at a time.
+        """
+        pixels = np.empty((len(seeds), self._contract.height, self._contract.width, 3), dtype=np.uint8)
+        rng = random.Random()
+        with self._scope() as reseed:
+            for sample, picture, seed in zip(pixels, pictures, seeds, strict=True):
+                sample[:] = self._change(picture, seed, rng, reseed)
+            images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), self._contract)
+            if self._erase is not None:
+                for image, seed in zip(images, seeds, strict=True):
+                    reseed(derive_seed(seed, "erasing"))
+                    self._erase(image)
+        return images
+
+    def _change(
+        self, picture: Picture, seed: int, rng: random.Random, reseed: Callable[[int], None]
+    ) -> Pixels:
+        rng.seed(seed)
+        pixels = self._crop(picture, rng)
+        if rng.random() < self._flip:
+            pixels = pixels[:, ::-1]
+        if not self._three_augment and not self._library_ops:
+            return pixels
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        if self._three_augment:
+            image = policies.three_augment(image, rng)
+        if self._library_ops:
+            reseed(derive_seed(seed, "policy"))  # another seed: the same one would repeat the crop's draws
+            for operation in self._library_ops:
+                image = operation(image)
+        return np.asarray(image)
+
+    @contextlib.contextmanager
+    def _scope(self) -> Iterator[Callable[[int], None]]:
+        """The scope for libraries that draw from global generators; nothing where none is used."""
+        if self._library_ops or self._erase is not None:
+            with restored_generators() as reseed:
+                yield reseed
+        else:
+            yield _no_library
+
+
+def make_crop(augment: AugmentSettings, contract: InputContract) -> Crop:
+    """Return the crop that the settings name."""
+    if augment.crop == "random-resized":
+        return RandomResizedCrop(
+            contract, scale=augment.scale, ratio=augment.ratio, interpolation=augment.interpolation
+        )
+    if augment.crop == "padded":
+        return PaddedCrop(
+            contract, padding=augment.padding, mode=augment.padding_mode, interpolation=augment.interpolation
+        )
+    if augment.crop == "simple-random":
+        return SimpleRandomCrop(contract, interpolation=augment.interpolation)
+    return FixedCrop(contract)
+
+
+def make_erasing(
+    probability: float, mode: Literal["pixel", "zero"]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return timm's random erasing (Zhong et al. 2020) of one normalised (3, H, W) tensor, in place.
+
+    One rectangle of 2 % to 33 % of the area, aspect 0.3 to 1 / 0.3; "pixel" fills with normal noise per pixel
+    and channel, "zero" with 0, the mean colour.
+    """
+    from timm.data.random_erasing import RandomErasing
+
+    erase: Callable[[torch.Tensor], torch.Tensor] = RandomErasing(  # type: ignore[no-untyped-call]
+        probability, mode="const" if mode == "zero" else "pixel", max_count=1, device="cpu"
+    )
+    return erase
+
+
+def _no_library(seed: int) -> None:
+    raise AssertionError("no third-party operation is configured")

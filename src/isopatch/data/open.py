@@ -1,0 +1,129 @@
+"""Opening a data set for training or evaluation: splits cut where they are missing, bad files dealt with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isopatch.data.classmap import check_train_classes
+from isopatch.data.find import find_data
+from isopatch.data.source import DataSplits, ImageSource
+from isopatch.data.sources.subset import Subset
+from isopatch.data.split import stratified_cut
+from isopatch.data.stored import RawData, StoredSource
+from isopatch.data.verify import unreadable
+from isopatch.errors import UsageError
+from isopatch.image.decode import MAX_PIXELS
+
+TEST_FRACTION = 0.2  # cut from data without any split of its own
+
+Indices = NDArray[np.int64]
+
+
+def open_data(
+    source: str | Path,
+    *,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+    bad: str = "fail",
+    max_pixels: int = MAX_PIXELS,
+    test_fraction: float = TEST_FRACTION,
+) -> DataSplits:
+    """Open `source` (see `find.find_data`) and return its three splits; `notes` says what was done.
+
+    test_fraction: cut from data that has no splits at all (one tree of class folders, unnamed shards).
+    val_fraction: cut from train where there is no validation split; 0 leaves `val` None. Both cuts are
+        stratified and depend on `split_seed` and the order of the pictures alone.
+    bad: "fail": an unreadable picture raises `DecodeError` when it is read. "skip": every picture is read
+        once now (see `verify`), the unreadable ones are left out and listed in `skipped`.
+    Raises `UsageError` for what the caller can mend.
+    """
+    if not 0 <= val_fraction < 1 or not 0 <= test_fraction < 1:
+        raise UsageError(f"val_fraction {val_fraction}, test_fraction {test_fraction}: give shares in [0, 1)")
+    if bad not in ("fail", "skip"):
+        raise UsageError(f"bad '{bad}': give fail or skip")
+    raw = find_data(source, max_pixels=max_pixels)
+    notes = list(raw.notes)
+    parts = _cut(raw, val_fraction, test_fraction, split_seed, notes)
+    skipped: dict[str, list[tuple[str, str]]] = {}
+    if bad == "skip":
+        parts, skipped = _without_unreadable(parts, max_pixels, str(source), notes)
+    splits: dict[str, ImageSource] = {
+        role: base if len(indices) == len(base) else Subset(base, indices)
+        for role, (base, indices) in parts.items()
+    }
+    return DataSplits(
+        classes=raw.classes,
+        train=splits.get("train"),
+        val=splits.get("val"),
+        test=splits.get("test"),
+        notes=tuple(notes),
+        skipped=skipped,
+    )
+
+
+def _cut(
+    raw: RawData, val_fraction: float, test_fraction: float, seed: int, notes: list[str]
+) -> dict[str, tuple[StoredSource, Indices]]:
+    """Return role -> (source, indices into it), with test and val cut from train where they are missing."""
+    parts = {role: (source, np.arange(len(source), dtype=np.int64)) for role, source in raw.roles().items()}
+    if raw.pooled and test_fraction:
+        _cut_one(parts, "test", test_fraction, seed, notes)
+    if "train" in parts and "test" not in parts:
+        notes.append("The data has no test split: no test accuracy can be reported.")
+    if "train" in parts and "val" not in parts:
+        if val_fraction:
+            _cut_one(parts, "val", val_fraction, seed, notes)
+        else:
+            notes.append("No validation split: nothing is selected, the last checkpoint is the final one.")
+    return parts
+
+
+def _cut_one(
+    parts: dict[str, tuple[StoredSource, Indices]], role: str, fraction: float, seed: int, notes: list[str]
+) -> None:
+    source, indices = parts["train"]
+    kept, cut = stratified_cut(source.labels[indices], fraction, seed, purpose=role)
+    label = {"val": "validation", "test": "test"}[role]
+    if not len(cut):
+        notes.append(f"The data has no {label} split and every class too few pictures to cut one.")
+        return
+    parts["train"] = (source, indices[kept])
+    parts[role] = (source, indices[cut])
+    notes.append(
+        f"The data has no {label} split: {len(cut):,} of {len(indices):,} training pictures "
+        f"({fraction:.0%} of each class, seed {seed}) were set apart for it."
+    )
+
+
+def _without_unreadable(
+    parts: dict[str, tuple[StoredSource, Indices]], max_pixels: int, where: str, notes: list[str]
+) -> tuple[dict[str, tuple[StoredSource, Indices]], dict[str, list[tuple[str, str]]]]:
+    """Leave unreadable pictures out. The cut came first, so which split a picture is in does not change."""
+    verdicts: dict[int, dict[int, str]] = {}
+    kept: dict[str, tuple[StoredSource, Indices]] = {}
+    skipped: dict[str, list[tuple[str, str]]] = {}
+    for role, (source, indices) in parts.items():
+        if id(source) not in verdicts:
+            verdicts[id(source)] = dict(unreadable(source, max_pixels=max_pixels))
+        reasons = verdicts[id(source)]
+        good = np.array([index for index in indices.tolist() if index not in reasons], dtype=np.int64)
+        bad = [(source.name(index), reasons[index]) for index in indices.tolist() if index in reasons]
+        kept[role] = (source, good)
+        if bad:
+            skipped[role] = bad
+            notes.append(
+                f"{role}: {len(bad):,} of {len(indices):,} pictures cannot be read and were skipped."
+            )
+        if not len(good):
+            raise UsageError(f"{where}: none of the {len(indices)} pictures of {role} can be read")
+    if "train" in skipped:
+        source, good = kept["train"]
+        before = np.bincount(source.labels[parts["train"][1]], minlength=len(source.classes)).tolist()
+        after = np.bincount(source.labels[good], minlength=len(source.classes)).tolist()
+        named = zip(source.classes, before, after, strict=True)
+        left_over = {name: left for name, had, left in named if had}
+        check_train_classes(left_over, f"{where}, unreadable pictures skipped")
+    return kept, skipped

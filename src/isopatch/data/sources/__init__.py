@@ -1,0 +1,1 @@
+"""Where pictures come from: embedded digits, class folders, Parquet shards, the hub."""

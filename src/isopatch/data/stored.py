@@ -1,0 +1,48 @@
+"""What the sources of this package offer beyond `ImageSource`: access to a picture as it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from isopatch.data.source import ImageSource
+
+
+class StoredSource(ImageSource, Protocol):
+    """A source whose pictures can be examined as stored: for checks, verification and duplicates.
+
+    state: hex digest that changes whenever a stored file may have: the fingerprint, and for files on disk
+        their modification times too. Cached verdicts about pictures hang on it.
+    """
+
+    @property
+    def state(self) -> str:
+        """Hex digest of everything a cached verdict hangs on."""
+        ...
+
+    def stored(self, index: int) -> Path | bytes | Image.Image:
+        """Return the file, the encoded bytes or (where nothing is encoded) the picture itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as found, before any cut: one source per role it has a split for.
+
+    pooled: the data has no splits of its own; everything is in `train`, and a test split is still to be cut.
+    """
+
+    classes: tuple[str, ...]
+    train: StoredSource | None
+    val: StoredSource | None
+    test: StoredSource | None
+    pooled: bool = False
+    notes: tuple[str, ...] = ()
+
+    def roles(self) -> dict[str, StoredSource]:
+        """Return the splits that exist, by name, train first."""
+        found = {"train": self.train, "val": self.val, "test": self.test}
+        return {role: source for role, source in found.items() if source is not None}

@@ -1,0 +1,117 @@
+"""`isopatch doctor`: what this installation and this machine are, to read or to send with a question."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isopatch.training.hardware import available_cores, cpu_flags, cpu_name
+
+PACKAGES = (
+    "isopatch",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "safetensors",
+    "huggingface-hub",
+    "pydantic",
+    "datasets",
+)
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+
+def examine() -> dict[str, Any]:
+    """Return versions, CPU, GPU, measured matrix rates, disk and paths as plain JSON values."""
+    flags = cpu_flags()
+    rates = matrix_rates()
+    return {
+        "versions": versions(),
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "cpu_flags": [flag for flag in FLAGS if flag in flags],
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores_allowed": available_cores(),
+        "memory_gib": memory_gib(),
+        "gpus": gpus(),
+        "matrix_gflops": rates,
+        "bf16_speedup": round(rates["bf16"] / rates["fp32"], 2),
+        "native_kernels": "none in this version: every operation runs in PyTorch",
+        "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "ISOPATCH_DATA": shared_data(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return installed versions by package; "not installed" where one is absent."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def memory_gib() -> float | None:
+    """Return the machine's memory, or None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Return name, memory and capability of every CUDA device torch sees."""
+    if not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(
+            {
+                "name": properties.name,
+                "memory_gib": round(properties.total_memory / 2**30, 1),
+                "capability": f"{properties.major}.{properties.minor}",
+                "bf16": torch.cuda.is_bf16_supported(),
+            }
+        )
+    return found
+
+
+def matrix_rates(side: int = 1024, repeats: int = 5) -> dict[str, float]:
+    """Return GFLOP/s of a square matrix product on the CPU, median of `repeats`, for float32 and bfloat16."""
+    rates = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        left = torch.ones(side, side, dtype=dtype)
+        right = torch.ones(side, side, dtype=dtype)
+        left @ right  # the first product sets up the library's buffers
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            left @ right
+            seconds.append(time.perf_counter() - started)
+        rates[name] = round(2 * side**3 / statistics.median(seconds) / 1e9, 1)
+    return rates
+
+
+def shared_data() -> str:
+    """Say where tests and result commands look for data."""
+    folder = os.environ.get("ISOPATCH_DATA")
+    if folder is None:
+        return "not set: tests on real data skip"
+    return folder if Path(folder).is_dir() else f"{folder} (no such folder)"

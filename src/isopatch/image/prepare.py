@@ -1,0 +1,90 @@
+"""The one way a picture becomes a model's input, for evaluation, prediction, serving and explaining.
+
+Legend: H, W the contract's height and width; B pictures in a batch. The picture is resized on uint8 with
+Pillow (which antialiases), the centre is cut, and the result is scaled to 0..1 and normalised. Roundings
+are torchvision's (Resize on the shorter side floors the longer one; CenterCrop rounds half to even) and
+timm's (the resize target floors side / crop_fraction), because published accuracies hang on them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from isopatch.image.contract import InputContract
+from isopatch.image.pixels import to_rgb
+
+_INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+# A picture longer than this times its width is cut to it before resizing: a strip of 1 x 65,535 pixels
+# would otherwise be blown up to gigabytes of which the centre crop keeps a square.
+MAX_ASPECT = 64
+
+
+def resized_size(width: int, height: int, contract: InputContract) -> tuple[int, int]:
+    """Return (width, height) to which a picture of that size is resized before the centre crop.
+
+    "squash": floor(contract side / crop_fraction), whatever the aspect. "shorter": the smallest size of
+    unchanged aspect that covers that box; the side that overlaps is floored.
+    """
+    target_height = math.floor(contract.height / contract.crop_fraction)
+    target_width = math.floor(contract.width / contract.crop_fraction)
+    if contract.resize == "squash":
+        return target_width, target_height
+    if width * target_height >= height * target_width:
+        return int(target_height * width / height), target_height
+    return target_width, int(target_width * height / width)
+
+
+def prepare_uint8(image: Image.Image, contract: InputContract) -> Tensor:
+    """Resize and centre-crop `image` to the contract: uint8 (3, H, W), not normalised.
+
+    image: RGB as `decode` returns it; any other mode is converted by the rules of `pixels.to_rgb` first.
+    """
+    if image.mode != "RGB":
+        image = to_rgb(image)
+    if contract.resize == "shorter":
+        image = _cut_strip(image)
+    size = resized_size(*image.size, contract)
+    if size != image.size:
+        image = image.resize(size, _INTERPOLATION[contract.interpolation])
+    left = round((image.width - contract.width) / 2)
+    top = round((image.height - contract.height) / 2)
+    image = image.crop((left, top, left + contract.width, top + contract.height))
+    pixels = np.array(image)  # (H, W, 3), a copy of its own
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def normalise(images: Tensor, contract: InputContract) -> Tensor:
+    """Scale uint8 (3, H, W) or (B, 3, H, W) to 0..1 and normalise: float32 of the same shape.
+
+    Every element is computed by the same three IEEE operations wherever it stands, so one picture and a
+    batch agree bit for bit. The divisors are tensors because CUDA turns a division by a Python number into
+    a product with its reciprocal, which rounds differently.
+    """
+    scale = torch.tensor(255.0, device=images.device).view(1, 1, 1)
+    mean = torch.tensor(contract.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(contract.std, device=images.device).view(3, 1, 1)
+    return images.to(torch.float32).div_(scale).sub_(mean).div_(std)
+
+
+def prepare(image: Image.Image, contract: InputContract) -> Tensor:
+    """Turn a picture into a model's input: float32 (3, H, W), equal to `normalise(prepare_uint8(image))`."""
+    return normalise(prepare_uint8(image, contract), contract)
+
+
+def _cut_strip(image: Image.Image) -> Image.Image:
+    """Keep the middle of a picture more elongated than `MAX_ASPECT`."""
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    if width > height:
+        left = (width - longest) // 2
+        return image.crop((left, 0, left + longest, height))
+    top = (height - longest) // 2
+    return image.crop((0, top, width, top + longest))

@@ -1,0 +1,1 @@
+"""Published architectures, one small file each, and the table of their names."""

@@ -1,0 +1,93 @@
+"""Which of our models a foreign weights file belongs to, and what its config.json says about its input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from isopatch.errors import UsageError, nearest
+from isopatch.models.entry import ModelEntry
+from isopatch.models.formats import official, timm
+from isopatch.models.formats.keymap import State
+from isopatch.models.table import ALIASES, MODELS, resolve
+
+HEADS = {"cls": "heads.cls.linear.weight", "dist": "heads.dist.linear.weight"}
+
+# timm writes arguments into config.json that differ from the architecture's defaults; these we can translate.
+_TIMM_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels"}
+
+
+def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path) -> ModelEntry:
+    """Return the entry a file belongs to: the given name, or timm's `architecture` in config.json.
+
+    Raises UsageError when neither says it. Guessing from tensor shapes is not done: a ViT and a DeiT of one
+    size have the same tensors and want different pictures.
+    """
+    if name is not None:
+        return resolve(name)
+    told = (config or {}).get("architecture")
+    if isinstance(told, str):
+        if told not in MODELS:
+            raise UsageError(
+                f"{weights}: its config.json says '{told}', which isopatch does not have"
+                f"{nearest(told, MODELS)}; 'isopatch models list' shows every name"
+            )
+        return MODELS[told]
+    if config is not None and "model_type" in config:
+        raise UsageError(
+            f"{weights}: written by transformers ({config['model_type']}), whose names isopatch does not "
+            f"read; the same weights are on the hub as timm/NAME"
+        )
+    stem = weights.name.split(".")[0].split("-")[0]
+    guess = f", for example '{ALIASES.get(stem, stem)}'" if stem in MODELS or stem in ALIASES else ""
+    raise UsageError(
+        f"{weights}: nothing beside it says which model it is; give its name{guess} "
+        f"('isopatch models list' shows every name)"
+    )
+
+
+def to_native_names(state: State, architecture: str) -> State:
+    """Rename a foreign state dict; one that has our names already stays as it is."""
+    if any(key.startswith("heads.") for key in state):
+        return dict(state)
+    if architecture == "convmixer" and official.is_sequential_convmixer(state):
+        state = official.sequential_to_timm(state)
+    return timm.to_isopatch(state, architecture)
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """Return the number of classes of a state dict's classifier, or None without one."""
+    weight = state.get(HEADS["cls"])
+    return None if weight is None or weight.dim() != 2 else int(weight.shape[0])
+
+
+def arguments_in(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return architecture arguments of timm's config.json; ones we cannot translate raise UsageError."""
+    told = (config or {}).get("model_args") or {}
+    unknown = sorted(set(told) - set(_TIMM_ARGUMENTS))
+    if unknown:
+        raise UsageError(
+            f"config.json builds the model with {', '.join(unknown)}, which isopatch cannot translate: "
+            f"give the name and arguments of the model yourself"
+        )
+    return {_TIMM_ARGUMENTS[key]: value for key, value in told.items()}
+
+
+def input_in(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[int, int] | None]:
+    """Return (input contract overrides, (height, width)) from timm's `pretrained_cfg`, as far as it says."""
+    told = (config or {}).get("pretrained_cfg") or {}
+    overrides: dict[str, Any] = {}
+    for theirs, ours in (("mean", "mean"), ("std", "std")):
+        if told.get(theirs):
+            overrides[ours] = tuple(float(value) for value in told[theirs])
+    if isinstance(told.get("crop_pct"), int | float):
+        overrides["crop_fraction"] = float(told["crop_pct"])
+    if told.get("interpolation") in ("bicubic", "bilinear"):
+        overrides["interpolation"] = told["interpolation"]
+    if told.get("crop_mode") == "squash":
+        overrides["resize"] = "squash"
+    size = told.get("input_size")
+    return overrides, None if size is None else (int(size[-2]), int(size[-1]))

@@ -1,0 +1,65 @@
+"""Reading weights files without running anything in them: safetensors, or torch.load(weights_only=True)."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from isopatch.errors import IsopatchError, UsageError
+from isopatch.models.formats.keymap import State
+from isopatch.models.formats.official import strip_wrappers, unwrap
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
+
+
+def read_state(path: Path) -> tuple[State, list[str]]:
+    """Return (tensors by name, notes on what was ignored) of a weights file.
+
+    Raises IsopatchError naming the file when it is damaged, holds anything but tensors and plain values, or
+    no tensors at all; UsageError for a suffix that is no weights file.
+    """
+    if path.suffix == ".safetensors":
+        return strip_wrappers(read_safetensors(path)), []
+    if path.suffix not in TORCH_SUFFIXES:
+        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        raise UsageError(f"{path}: not a weights file isopatch reads ({known})")
+    return unwrap(read_torch(path), where=str(path))
+
+
+def read_safetensors(path: Path) -> State:
+    """Read a safetensors file; a damaged one raises IsopatchError naming it."""
+    try:
+        state: State = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise IsopatchError(f"{path}: damaged or not a safetensors file ({_first_line(error)})") from None
+    return state
+
+
+def read_torch(path: Path) -> Any:
+    """Read a torch file; only tensors, plain containers and argparse.Namespace are let in.
+
+    Namespace is in DeiT's files beside the weights; it is a bag of attributes, and its contents are ignored.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        what = f"the Python object {found.group(1)}" if found else "something other than tensors"
+        raise IsopatchError(
+            f"{path}: refused, because it holds {what}, and loading Python objects can run code; "
+            f"ask for a safetensors file, or for one with a plain state dict"
+        ) from None
+    except Exception as error:  # torch reports damage through many types: one line for all of them
+        raise IsopatchError(f"{path}: damaged or not a torch file ({_first_line(error)})") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,65 @@
+"""timm's names for the tensors of ViT, DeiT, DeiT III and ConvMixer (also those of DeiT's own files)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from isopatch.models.formats.keymap import Rules, State, rename, reverse
+
+_BLOCK: Rules = (
+    ("blocks.{i}.norm1.*", "blocks.{i}.token.norm.*"),
+    ("blocks.{i}.attn.qkv.*", "blocks.{i}.token.mixer.qkv.*"),
+    ("blocks.{i}.attn.proj.*", "blocks.{i}.token.mixer.proj.*"),
+    ("blocks.{i}.attn.rel_pos.relative_position_bias_table", "blocks.{i}.token.mixer.relative_bias.table"),
+    ("blocks.{i}.ls1.gamma", "blocks.{i}.token.scale"),
+    ("blocks.{i}.norm2.*", "blocks.{i}.channel.norm.*"),
+    ("blocks.{i}.mlp.fc1.*", "blocks.{i}.channel.mixer.fc1.*"),
+    ("blocks.{i}.mlp.fc2.*", "blocks.{i}.channel.mixer.fc2.*"),
+    ("blocks.{i}.ls2.gamma", "blocks.{i}.channel.scale"),
+)
+
+_VIT: Rules = (
+    ("patch_embed.proj.*", "stem.proj.*"),
+    ("cls_token", "prefix.cls_token"),
+    ("dist_token", "prefix.dist_token"),
+    ("pos_embed", "position.table"),
+    *_BLOCK,
+    ("norm.*", "norm.*"),
+    ("fc_norm.*", "norm.*"),
+    ("pre_logits.fc.*", "heads.cls.pre_logits.*"),
+    ("head.*", "heads.cls.linear.*"),
+    ("head_dist.*", "heads.dist.linear.*"),
+    # Names of DeiT III's own files.
+    ("blocks.{i}.gamma_1", "blocks.{i}.token.scale"),
+    ("blocks.{i}.gamma_2", "blocks.{i}.channel.scale"),
+)
+
+_CONVMIXER: Rules = (
+    ("stem.0.*", "stem.proj.*"),
+    ("stem.2.*", "stem.norm.*"),
+    ("blocks.{i}.0.fn.0.*", "blocks.{i}.depthwise.*"),
+    ("blocks.{i}.0.fn.2.*", "blocks.{i}.depthwise_norm.*"),
+    ("blocks.{i}.1.*", "blocks.{i}.pointwise.*"),
+    ("blocks.{i}.3.*", "blocks.{i}.pointwise_norm.*"),
+    ("head.*", "heads.cls.linear.*"),
+)
+
+_RULES = {"vit": _VIT, "deit": _VIT, "deit3": _VIT, "convmixer": _CONVMIXER}
+
+
+def to_isopatch(state: Mapping[str, Tensor], architecture: str) -> State:
+    """Rename timm's state dict of one architecture (`vit`, `deit`, `deit3`, `convmixer`) to ours."""
+    return rename(state, _RULES[architecture])
+
+
+def from_isopatch(state: Mapping[str, Tensor], architecture: str, *, norm_after_pool: bool = False) -> State:
+    """Rename our state dict to timm's.
+
+    norm_after_pool: the final norm is timm's `fc_norm` (average, then norm) instead of `norm`.
+    """
+    rules = list(_RULES[architecture])
+    if norm_after_pool:
+        rules = [rule for rule in rules if rule[0] != "norm.*"]
+    return rename(state, reverse(rules))

@@ -1,0 +1,57 @@
+"""Weights from the Hugging Face hub, or from its cache when there is no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isopatch.errors import IsopatchError
+from isopatch.models.native import CONFIG, read_config
+
+
+def download(hub_id: str) -> tuple[Path, dict[str, Any]]:
+    """Return (weights file, config.json) of `owner/name` or `owner/name@revision`.
+
+    Files are kept in the hub's own cache (HF_HOME), which also serves offline; HF_HUB_OFFLINE is honoured.
+    Raises IsopatchError in one line when the model does not exist or cannot be reached.
+    """
+    repository, _, revision = hub_id.partition("@")
+    config = read_config(_fetch(repository, CONFIG, revision or None))
+    try:
+        return _fetch(repository, "model.safetensors", revision or None), config
+    except FileNotFoundError:
+        return _fetch(repository, "pytorch_model.bin", revision or None), config
+
+
+def _fetch(repository: str, filename: str, revision: str | None) -> Path:
+    """Download one file, or find it in the cache; FileNotFoundError when the repository lacks it."""
+    # One second of import, and only this function needs it.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, filename, revision=revision))
+    except LocalEntryNotFoundError:
+        raise IsopatchError(
+            f"hub model {repository}: {filename} is not in the cache and the hub cannot be reached; connect "
+            f"once, or give a local file with its model name"
+        ) from None
+    except EntryNotFoundError:
+        raise FileNotFoundError(f"hub model {repository} has no {filename}") from None
+    except GatedRepoError:
+        raise IsopatchError(
+            f"hub model {repository} is gated: accept its terms and log in with 'hf auth login'"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        at = f" at revision {revision}" if revision else ""
+        raise IsopatchError(f"hub model {repository}{at} does not exist (or is private)") from None
+    except Exception as error:  # the network fails in many types: one line for all of them
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise IsopatchError(f"hub model {repository}: download of {filename} failed ({first})") from None

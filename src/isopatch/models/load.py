@@ -1,0 +1,140 @@
+"""Open trained weights of any kind: our runs and checkpoints, timm's and the authors' files, hub ids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from isopatch.errors import UsageError
+from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
+from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
+from isopatch.models.formats.files import read_state
+from isopatch.models.formats.keymap import State
+from isopatch.models.locate import Found, locate
+from isopatch.models.matching import load_strict
+from isopatch.models.native import read_spec
+from isopatch.models.spec import ModelSpec, build, make_spec, resolve
+from isopatch.nn.layout import Grid
+from isopatch.nn.skeleton import Isotropic
+
+log = logging.getLogger("isopatch")
+
+ImageSize = int | tuple[int, int] | Sequence[int]
+
+
+def load(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    num_classes: int | None = None,
+    image_size: ImageSize | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Isotropic:
+    """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
+
+    source: a run folder (its best/, else its newest whole checkpoint), best/, a checkpoint folder, a
+        .safetensors, .pth, .pth.tar, .pt or .bin file, or a hub id (timm/NAME, hf-hub:OWNER/NAME).
+    name: the model of a foreign file; not needed where a config.json beside it says so.
+    num_classes: another number than the file's gets a new classifier. None keeps the file's.
+    image_size: another size than the weights' resizes learned positions (bicubic, prefix entries kept).
+    arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
+    class_names: names of the outputs; other names than the stored ones also get a new classifier.
+    Everything else is strict. What was made anew, resized or ignored is logged.
+    Raises UsageError when the request is wrong, IsopatchError when the file is damaged, refused or misfits.
+    """
+    if num_classes is not None and class_names is not None and num_classes != len(class_names):
+        raise UsageError(f"num_classes {num_classes} contradicts the {len(class_names)} class_names")
+    found = locate(source)
+    state, notes = read_state(found.weights)
+    for note in notes:
+        log.info("%s: %s", found.weights, note)
+    asked = dict(arguments or {})
+    if image_size is not None:
+        asked["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
+    where = str(found.weights)
+    if found.folder is None:
+        known = _foreign_spec(found, state, name, asked)
+        state = to_native_names(state, known.spec.architecture)
+    else:
+        known = _native_spec(found.folder, name, asked)
+    spec, new_classifier = _wanted(known.spec, state, num_classes, class_names, where=where)
+    model = build(spec)
+    if new_classifier is not None:
+        state = fresh_heads(state, model, reason=new_classifier)
+    state = fresh_distillation(state, model)
+    state = resized_positions(state, model, known.grid, where=where)
+    load_strict(model, state, where=where, name=spec.name)
+    return model.eval()
+
+
+class _Known(NamedTuple):
+    """The spec to build for the weights, and the grid they were trained at where that is known."""
+
+    spec: ModelSpec
+    grid: Grid | None
+
+
+def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Known:
+    """The stored spec with overrides; a name may only confirm it."""
+    spec = read_spec(folder)
+    if name is not None and resolve(name).name != spec.name:
+        raise UsageError(f"{folder} holds {spec.name}, not {resolve(name).name}: leave the name out")
+    grid = _grid(spec.arguments["image_size"], spec.arguments["patch_size"])
+    if not asked:
+        return _Known(spec, grid)
+    changed = make_spec(spec.name, {**spec.arguments, **asked}, classes=spec.classes)
+    resized = replace(spec.input, height=changed.input.height, width=changed.input.width)
+    return _Known(replace(changed, input=resized), grid)
+
+
+def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
+    """The spec a foreign file's name and config.json give."""
+    entry = entry_for(name, found.config, found.weights)
+    overrides, size = input_in(found.config)
+    told = {} if name is not None else arguments_in(found.config)
+    if size is not None and name is None and not entry.plain:
+        told.setdefault("image_size", size)
+    given = {**told, **asked}
+    count = classes_in(to_native_names(state, entry.architecture))
+    if count is not None:
+        given["num_classes"] = count
+    spec = make_spec(entry.name, given, input_overrides=overrides)
+    grid = None if size is None else _grid(size, spec.arguments["patch_size"])
+    return _Known(spec, grid)
+
+
+def _wanted(
+    spec: ModelSpec,
+    state: State,
+    num_classes: int | None,
+    class_names: Sequence[str] | None,
+    *,
+    where: str,
+) -> tuple[ModelSpec, str | None]:
+    """Return (the spec with the wanted classes, why the classifier is new or None)."""
+    names = None if class_names is None else tuple(class_names)
+    wanted = num_classes if num_classes is not None else len(names) if names is not None else None
+    count = classes_in(state)
+    if count is None and wanted is None:
+        raise UsageError(f"{where}: has no classifier; give num_classes to put a new one on it")
+    if wanted is None:
+        return spec, None
+    reason = None
+    if count is None:
+        reason = f"the file has none, {wanted} classes wanted"
+    elif wanted != count:
+        reason = f"the file's has {count} classes, {wanted} wanted"
+    elif names is not None and spec.classes is not None and names != spec.classes:
+        reason = "the file's has other class names"
+    kept_names = spec.classes if reason is None and names is None else names
+    changed = replace(spec, arguments={**spec.arguments, "num_classes": wanted}, classes=kept_names)
+    return changed, reason
+
+
+def _grid(image_size: Any, patch_size: int) -> Grid:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height // patch_size, width // patch_size

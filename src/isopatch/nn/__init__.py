@@ -1,0 +1,1 @@
+"""Parts and the skeleton: everything an isotropic patch model is built from."""

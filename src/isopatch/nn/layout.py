@@ -1,0 +1,34 @@
+"""Tokens and feature maps: two views of one piece of memory.
+
+B pictures, N tokens, C channels; a grid is (rows, cols). Patch tokens (B, N, C) in memory order are exactly a
+(B, C, rows, cols) map in PyTorch's channels_last format, so going from one to the other copies nothing.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from isopatch.errors import UsageError
+
+Grid = tuple[int, int]
+
+
+def as_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """View patch tokens (B, rows * cols, C) as a channels_last map (B, C, rows, cols).
+
+    Raises UsageError when the tokens are not exactly the grid's: prefix tokens have no place on a map.
+    """
+    if tokens.shape[1] != grid[0] * grid[1]:
+        raise UsageError(
+            f"{tokens.shape[1]} tokens are not the {grid[0]} x {grid[1]} patches of a map: a convolution "
+            f"over the grid cannot be combined with prefix tokens"
+        )
+    return tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], grid[0], grid[1])
+
+
+def as_tokens(feature_map: Tensor) -> Tensor:
+    """View a channels_last map (B, C, rows, cols) as contiguous tokens (B, rows * cols, C).
+
+    A map in another memory format is copied once.
+    """
+    return feature_map.flatten(2).transpose(1, 2).contiguous()

@@ -1,0 +1,44 @@
+"""Normalisation: LayerNorm over channels, BatchNorm over the 4-D map."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+# ViT (vit_jax, big_vision) and DeiT (timm) use 1e-6; PyTorch's own default is 1e-5.
+LAYER_NORM_EPS = 1e-6
+
+
+def layer_norm(dim: int) -> nn.LayerNorm:
+    """LayerNorm over the channels of each token, eps 1e-6 as in every published ViT and DeiT."""
+    return nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+
+
+def batch_norm(dim: int) -> nn.BatchNorm2d:
+    """BatchNorm for (B, C, rows, cols), eps 1e-5, momentum 0.1: PyTorch's defaults and ConvMixer's values."""
+    return nn.BatchNorm2d(dim)
+
+
+@contextlib.contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics as they are while a block is computed a second time.
+
+    Activation checkpointing runs each block again in the backward pass; without this the same batch would
+    enter the running averages twice. Copies take the second update: setting `track_running_stats` instead
+    would save fewer tensors than the first pass did, which checkpointing refuses.
+    """
+    own = [
+        (norm, name, buffer)
+        for norm in module.modules()
+        if isinstance(norm, nn.BatchNorm2d)
+        for name, buffer in norm.named_buffers(recurse=False)
+    ]
+    for norm, name, buffer in own:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in own:
+            setattr(norm, name, buffer)

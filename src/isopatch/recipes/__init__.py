@@ -1,0 +1,1 @@
+"""Named training procedures: functions that return a run configuration."""

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages and plots made from a run folder's files."""

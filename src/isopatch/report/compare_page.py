@@ -1,0 +1,265 @@
+"""Several runs side by side: one file that opens offline."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isopatch.errors import UsageError
+from isopatch.report.curves import Chart, whole_percent, x_axis
+from isopatch.report.intervals import wilson
+from isopatch.report.plots import MAX_POINTS, SERIES, Line, line_chart
+from isopatch.report.render import picture, write_page
+from isopatch.report.run_files import Columns, RunFiles, read_run, section
+from isopatch.report.run_page import read_scores
+from isopatch.report.settings import differences, flatten
+from isopatch.report.wording import count, duration, number, percent, plain, si
+
+MAX_PREDICTIONS = 48
+_SEEDS = ("seed", "data_seed")
+_LOSS_POINTS = 80  # noisy losses laid over each other need smoothing to be told apart
+
+
+@dataclass(frozen=True)
+class Dot:
+    """Where a result and its 95 % interval lie on the table's common scale, in percent of its width."""
+
+    at: float
+    low: float
+    width: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. dot: None where there is no result; link: the run's own page, or ""."""
+
+    name: str
+    link: str
+    color: str
+    cells: tuple[str, ...]
+    dot: Dot | None
+    best: bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A figure to hold the runs against, which is no run: a baseline, a published value."""
+
+    name: str
+    top1: str
+    note: str
+    dot: Dot
+
+
+def write_comparison(
+    run_dirs: Sequence[Path],
+    out: Path,
+    *,
+    title: str = "",
+    reference_rows: Sequence[tuple[str, float, str]] = (),
+    predictions: Sequence[tuple[str, str, str, float]] = (),
+) -> Path:
+    """Write a page that compares runs to `out` and return its path.
+
+    reference_rows: (name, top-1 as a fraction, note) of what is no run, listed below the runs.
+    predictions: (thumbnail as a PNG data URI, true class, predicted class, confidence) shown as a gallery.
+    Raises `UsageError` where a folder is no run, none is given, or `out` cannot be written.
+    """
+    if not run_dirs:
+        raise UsageError("no run to compare; give the folders of one or more runs")
+    runs = [read_run(Path(path)) for path in run_dirs]
+    names = _names(runs)
+    split = "test" if any(_result(run, "test") for run in runs) else "val"
+    results = [_result(run, split) for run in runs]
+    scale = _scale([result for result in results if result], [value for _, value, _ in reference_rows])
+    best = max((result[0] for result in results if result), default=None)
+    return write_page(
+        "compare.html.j2",
+        out,
+        {
+            "title": title or f"{len(runs)} run{'s' * (len(runs) > 1)} side by side",
+            "split": split,
+            "rows": [
+                Row(
+                    name,
+                    _link(run, out),
+                    SERIES[index % len(SERIES)],
+                    _cells(run, split),
+                    _dot(results[index], scale),
+                    results[index] is not None and len(runs) > 1 and results[index][0] == best,  # type: ignore[index]
+                )
+                for index, (run, name) in enumerate(zip(runs, names, strict=True))
+            ],
+            "references": [
+                Reference(str(name), percent(value), str(note), _at(float(value), scale))
+                for name, value, note in reference_rows
+            ],
+            "groups": _groups(runs, results),
+            "charts": _charts(runs, names),
+            "differences": differences([run.config for run in runs]),
+            "names": names,
+            "warnings": _warnings(runs, names, split),
+            "predictions": [
+                picture(thumbnail, label=label, prediction=predicted, confidence=confidence)
+                for thumbnail, label, predicted, confidence in list(predictions)[:MAX_PREDICTIONS]
+            ],
+        },
+    )
+
+
+Result = tuple[float, int]  # top-1 as a fraction, pictures (0: unknown)
+
+
+def _result(run: RunFiles, split: str) -> Result | None:
+    values = run.evaluations.get(split) or section(section(run.summary, "final"), split)
+    top1, images = number(values.get("top1")), number(values.get("num_images"))
+    return None if top1 is None or not 0 <= top1 <= 1 else (top1, int(images or 0))
+
+
+def _interval(result: Result) -> tuple[float, float]:
+    top1, images = result
+    return wilson(round(top1 * images), images) if images > 0 else (top1, top1)
+
+
+def _scale(results: list[Result], references: list[float]) -> tuple[float, float]:
+    """Return the ends of the scale that shows all results, intervals and references, with a margin."""
+    bounds = [bound for result in results for bound in _interval(result)] + [float(v) for v in references]
+    if not bounds:
+        return 0.0, 1.0
+    margin = 0.06 * (max(bounds) - min(bounds)) or 0.01
+    return min(bounds) - margin, max(bounds) + margin
+
+
+def _dot(result: Result | None, scale: tuple[float, float]) -> Dot | None:
+    if result is None:
+        return None
+    low, high = _interval(result)
+    start, span = scale[0], scale[1] - scale[0]
+    title = f"{percent(result[0])}, 95 % interval {percent(low, 1)} to {percent(high, 1)}"
+    return Dot(
+        round(100 * (result[0] - start) / span, 2),
+        round(100 * (low - start) / span, 2),
+        round(100 * (high - low) / span, 2),
+        title,
+    )
+
+
+def _at(value: float, scale: tuple[float, float]) -> Dot:
+    at = round(100 * (value - scale[0]) / (scale[1] - scale[0]), 2)
+    return Dot(at, at, 0.0, percent(value))
+
+
+def _cells(run: RunFiles, split: str) -> tuple[str, ...]:
+    """The formatted columns of one run; the template has their headings."""
+    scores = {score.split: score for score in read_scores(run)}
+    headline, val = scores.get(split), scores.get("val")
+    summary = run.summary
+    return (
+        run.model_name,
+        headline.top1 if headline else percent(None),
+        headline.interval if headline else "",
+        val.top1 if val else percent(None),
+        si(summary.get("parameters")),
+        si(summary.get("macs")),
+        count(summary.get("images_per_second")),
+        duration(summary.get("seconds")),
+        count(summary.get("epochs", run.config.get("epochs"))),
+        plain(summary.get("seed", run.config.get("seed"))),
+    )
+
+
+def _names(runs: Sequence[RunFiles]) -> list[str]:
+    """Folder names; whole paths where two runs share one."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+
+
+def _link(run: RunFiles, out: Path) -> str:
+    """The run's own report relative to `out`, where it exists; a colon in it must not read as a scheme."""
+    page = run.path / "report.html"
+    if not page.is_file() or page.resolve() == out.resolve():
+        return ""
+    relative = Path(os.path.relpath(page.resolve(), out.resolve().parent)).as_posix()
+    return "./" + "/".join(_quote(part) for part in relative.split("/"))
+
+
+def _quote(part: str) -> str:
+    from urllib.parse import quote_from_bytes
+
+    return quote_from_bytes(os.fsencode(part))
+
+
+def _groups(runs: Sequence[RunFiles], results: Sequence[Result | None]) -> list[tuple[str, ...]]:
+    """Return (model, runs, mean, deviation, range) of runs that differ in their seeds only."""
+    groups: dict[str, list[tuple[RunFiles, float]]] = {}
+    for run, result in zip(runs, results, strict=True):
+        if result is not None and run.config:
+            settings = {key: value for key, value in flatten(run.config).items() if key not in _SEEDS}
+            groups.setdefault(repr(sorted(settings.items())), []).append((run, result[0]))
+    found: list[tuple[str, ...]] = []
+    for members in groups.values():
+        values = [value for _, value in members]
+        if len(values) > 1:
+            spread = f"{100 * statistics.stdev(values):.2f}"
+            ends = f"{percent(min(values))} to {percent(max(values))}"
+            found.append(
+                (members[0][0].model_name, str(len(values)), percent(statistics.fmean(values)), spread, ends)
+            )
+    return found
+
+
+def _charts(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
+    x_name, x_label = x_axis(list(runs))
+
+    def line(index: int, values: Columns, column: str, max_points: int) -> Line:
+        color, dashed = SERIES[index % len(SERIES)], index // len(SERIES) % 2 == 1
+        x, y = values[x_name], values[column]
+        return Line(names[index], x, y, color, dashed, points=True, max_points=max_points)
+
+    validation = [
+        line(index, values, "top1", MAX_POINTS)
+        for index, run in enumerate(runs)
+        if (values := run.validation.get("ema") or run.validation.get("model")) is not None
+    ]
+    training = [line(index, run.train, "loss", _LOSS_POINTS) for index, run in enumerate(runs)]
+    found = [
+        ("Validation top-1", validation, "The moving average's, where a run keeps one.", True),
+        ("Training loss", training, "Comparable where smoothing and mixing are the same.", False),
+    ]
+    charts = []
+    for title, lines, note, as_percent in found:
+        svg = line_chart(
+            lines,
+            title=title,
+            x_label=x_label,
+            legend=False,
+            y_format=whole_percent if as_percent else "{:g}".format,
+        )
+        if svg is not None:
+            charts.append(Chart(title, svg, note))
+    return charts
+
+
+def _warnings(runs: Sequence[RunFiles], names: Sequence[str], split: str) -> list[str]:
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        state = run.status.get("state")
+        if state not in (None, "finished"):
+            found.append(f"{name}: not finished ({state}, step {count(run.status.get('step'))}).")
+        elif _result(run, split) is None:
+            found.append(f"{name}: no result on the {split} split.")
+        found += [f"{name}: {problem}" for problem in run.problems]
+    data = {
+        (run.data_name, plain(section(run.summary, "data").get("fingerprint")))
+        for run in runs
+        if run.summary or run.config
+    }
+    if len(data) > 1:
+        found.append("The runs did not use the same data: their results are not like for like.")
+    if split == "val" and any(_result(run, "val") for run in runs):
+        found.append("No run has a test result: the validation pictures also selected the weights.")
+    return found

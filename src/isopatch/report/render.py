@@ -1,0 +1,83 @@
+"""Templates to one self-contained file: everything escaped, nothing loaded, written in one rename."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from isopatch.errors import UsageError
+from isopatch.files import replace_file
+from isopatch.report.wording import percent
+
+_PNG_URI = re.compile(r"data:image/png;base64,([A-Za-z0-9+/]+={0,2})")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+
+
+def write_page(template: str, out: Path, values: dict[str, Any]) -> Path:
+    """Render `template` to `out` and return it; raises `UsageError` where the file cannot be written."""
+    text = environment().get_template(template).render(**values)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(out, text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise UsageError(f"{out}: cannot write the report: {error.strerror}; choose another file") from None
+    return out
+
+
+@cache
+def environment() -> Environment:
+    """Return the template environment: autoescape on, a forgotten value is an error."""
+    return Environment(
+        loader=PackageLoader("isopatch.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_visible,
+    )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One classified picture of a gallery. tiny: so few pixels that smoothing would blur them away."""
+
+    thumbnail: str | None
+    tiny: bool
+    name: str
+    label: str
+    prediction: str
+    confidence: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction is the label."""
+        return self.label == self.prediction
+
+
+def picture(thumbnail: Any, *, label: Any, prediction: Any, confidence: Any, name: Any = "") -> Picture:
+    """Make a gallery entry of untrusted values: a thumbnail that is no PNG data URI is left out."""
+    match = _PNG_URI.fullmatch(thumbnail) if isinstance(thumbnail, str) else None
+    try:
+        content = base64.b64decode(match[1], validate=True) if match else b""
+    except binascii.Error:
+        content = b""
+    if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
+        return Picture(None, False, str(name), str(label), str(prediction), percent(confidence, 1))
+    width, height = struct.unpack(">II", content[16:24])
+    tiny = max(width, height) <= 48
+    return Picture(str(thumbnail), tiny, str(name), str(label), str(prediction), percent(confidence, 1))
+
+
+def _visible(value: Any) -> Any:
+    """Show control characters and direction overrides in text instead of obeying them."""
+    if type(value) is str and _CONTROLS.search(value):
+        return _CONTROLS.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), value)
+    return value

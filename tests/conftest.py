@@ -1,0 +1,24 @@
+"""What every test shares: one thread per process, and the folder of shared real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before torch is imported. Test processes share the machine's cores; results do not depend on the order.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder ISOPATCH_DATA names: cifar10/, trashnet/, odd-images/. Tests skip where there is none."""
+    folder = os.environ.get("ISOPATCH_DATA")
+    if not folder:
+        pytest.skip("ISOPATCH_DATA is not set")
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        pytest.skip(f"ISOPATCH_DATA: {path} is no folder")
+    return path
