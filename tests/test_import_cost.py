@@ -51,7 +51,9 @@ def test_the_list_of_models_needs_no_torch() -> None:
 
 def test_using_the_library_needs_torch_but_neither_torchvision_nor_timm() -> None:
     """Also the control: a heavy import would be noticed."""
-    loaded = loaded_by("import isopatch\nisopatch.create_model, isopatch.Predictor, isopatch.load, isopatch.train")
+    loaded = loaded_by(
+        "import isopatch\nisopatch.create_model, isopatch.Predictor, isopatch.load, isopatch.train"
+    )
     assert "torch" in loaded
     assert not loaded & {"torchvision", "timm"}
 

@@ -29,6 +29,7 @@ from typing import Any
 from benchmarks.common import environment, isopatch, make_pictures, parser, record, run, workspace
 from benchmarks.reliability.small_runs import CONVMIXER, arguments_of
 
+SLOW = 20.0  # seconds: nothing here is worth more
 CANARY = "canary"  # a folder that the payload would create in the current folder
 TINY = ["--model", "convmixer", "--model.image_size", "8", "--model.patch_size", "2", "--model.dim", "8"]
 TINY += ["--model.depth", "1", "--model.kernel_size", "3", "--recipe", "small", "--epochs", "1", "--threads", "1"]
@@ -311,7 +312,10 @@ def sweep(
                 shutil.copytree(path, copy, symlinks=True) if path.is_dir() else shutil.copy(path, copy)
                 shutil.rmtree(work / "new", ignore_errors=True)
                 tries += 1
+                asked = time.monotonic()
                 problems = attempt(command(str(copy)), may_pass=may_succeed(door, name))
+                if time.monotonic() - asked > SLOW:
+                    problems.append(f"took {time.monotonic() - asked:.0f} s")
                 if problems:
                     wrong.append({"door": door, "file": name, "problems": problems})
                     print(f"{door} <- {name}: {problems}", flush=True)

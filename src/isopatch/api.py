@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +181,3 @@ def _run_folder(
             f"--out chooses another folder"
         )
     return folder
-
-
-def enable_logging(level: int = logging.INFO) -> None:
-    """Show isopatch's messages on stderr (the command line does; a notebook may)."""
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-    log.setLevel(level)

@@ -25,6 +25,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("isopatch")
 
 
+class _ToStderr(logging.Handler):
+    """Prints messages on whatever stderr is now, unlike StreamHandler, which keeps the one it began with."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+_MESSAGES = _ToStderr()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -66,10 +76,7 @@ def _fail(error: BaseException) -> int:
 
 
 def _log_to_stderr() -> None:
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+    log.addHandler(_MESSAGES)
     log.setLevel(logging.INFO)
 
 

@@ -10,7 +10,16 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "isopatch"
 
 MODULES = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
-CALLS = ("eval", "exec", "compile", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "os.system")
+CALLS = (
+    "eval",
+    "exec",
+    "compile",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "os.system",
+)
 CALLS_WITH_END = (".extractall", "distributed.checkpoint.load", "dcp.load", "pandas.read_pickle")
 
 
@@ -32,7 +41,11 @@ def unsafe(text: str) -> list[str]:
             found += [f"{node.lineno}: import {name}" for name in names if name.split(".")[0] in MODULES]
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
             found.append(f"{node.lineno}: from {node.module} import ...")
-        if isinstance(node, ast.Attribute) and dotted(node.value) == "pickle" and node.attr != "UnpicklingError":
+        if (
+            isinstance(node, ast.Attribute)
+            and dotted(node.value) == "pickle"
+            and node.attr != "UnpicklingError"
+        ):
             found.append(f"{node.lineno}: pickle.{node.attr}")
         if not isinstance(node, ast.Call):
             continue

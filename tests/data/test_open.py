@@ -251,7 +251,7 @@ def test_only_a_test_folder(tree: Path) -> None:
 
 
 def test_a_folder_without_class_folders_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected .*/<class>/<picture>"):
+    with pytest.raises(UsageError, match=r"expected .*/<class>/<picture>"):
         open_data(tmp_path)
     picture(tmp_path / "1.png", (1, 1, 1))
     with pytest.raises(UsageError, match="1 pictures lie outside class folders"):

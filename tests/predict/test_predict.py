@@ -1,4 +1,4 @@
-"""Predicting: one picture, many, a stream; what is unreadable is said; inputs are expanded in a fixed order."""
+"""Predicting: one picture, many, a stream; what is unreadable is said; inputs come in a fixed order."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def test_globs_match_files_and_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("item", "message"), [("gone.png", "no such file"), ("*.gif", "matches no file"), ("empty", "holds no file")]
+    ("item", "message"),
+    [("gone.png", "no such file"), ("*.gif", "matches no file"), ("empty", "holds no file")],
 )
 def test_inputs_that_mean_nothing_are_refused(tmp_path: Path, item: str, message: str) -> None:
     touch(tmp_path, "empty/.hidden", "a.png")

@@ -64,9 +64,8 @@ def test_every_input_gets_one_row(
     assert sorted(rows(out)) == files
     direct = {result.path: (result.labels, result.error) for result in predictor(files)}
     assert rows(out) == direct
-    assert summary == {
-        "out": str(out), "inputs": 5, "done": 3, "skipped": 0, "unreadable": 2, "rows": 5, "unreadable_rows": 2,
-    }  # fmt: skip
+    counts = {"inputs": 5, "done": 3, "skipped": 0, "unreadable": 2, "rows": 5, "unreadable_rows": 2}
+    assert summary == {"out": str(out), **counts}
     assert seen == [(done, 5) for done in range(1, 6)]
     assert len(caplog.messages) == 2
     assert "d.txt: " in caplog.text

@@ -24,8 +24,8 @@ DEIT_AUGMENT = {
     "repeats": 3,
 }
 
-# Published values: facebookresearch/deit, locuslab/convmixer and convmixer-cifar10, google-research/big_vision
-# and vision_transformer. A model of the recipe's own paper; peak_lr is after scaling with the batch.
+# Published values: facebookresearch/deit, locuslab/convmixer, convmixer-cifar10, google-research/big_vision,
+# vision_transformer. A model of the recipe's own paper; peak_lr is after scaling with the batch.
 VALUES: dict[tuple[str, str], dict[str, Any]] = {
     ("deit", "deit_small_patch16_224"): {
         "epochs": 300,
@@ -67,10 +67,21 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
         "augment": {"three_augment": True, "color_jitter": 0.3, "erasing": 0.0, "repeats": 3},
         "mix": {"mixup": 0.8, "cutmix": 1.0},
         "input": {"crop_fraction": 1.0},
-        "arguments": {"image_size": 224, "drop_path": 0.05, "drop_path_schedule": "constant", "layer_scale": 1e-4},
+        "arguments": {
+            "image_size": 224,
+            "drop_path": 0.05,
+            "drop_path_schedule": "constant",
+            "layer_scale": 1e-4,
+        },
     },
-    ("deit3", "deit3_base_patch16_224"): {"peak_lr": 3e-3, "arguments": {"image_size": 192, "drop_path": 0.2}},
-    ("deit3", "deit3_large_patch16_224"): {"peak_lr": 3e-3, "arguments": {"image_size": 192, "drop_path": 0.45}},
+    ("deit3", "deit3_base_patch16_224"): {
+        "peak_lr": 3e-3,
+        "arguments": {"image_size": 192, "drop_path": 0.2},
+    },
+    ("deit3", "deit3_large_patch16_224"): {
+        "peak_lr": 3e-3,
+        "arguments": {"image_size": 192, "drop_path": 0.45},
+    },
     ("deit3", "deit3_huge_patch14_224"): {"peak_lr": 3e-3, "arguments": {"drop_path": 0.6}},
     ("deit3-finetune", "deit3_huge_patch14_224"): {
         "epochs": 20,
@@ -87,11 +98,22 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
         "batch_size": 640,
         "micro_batch_size": 64,
         "peak_lr": 0.01,
-        "optimizer": {"name": "adamw", "eps": 1e-3, "weight_decay": 2e-5, "clip_norm": 1.0, "decay": "architecture"},
+        "optimizer": {
+            "name": "adamw",
+            "eps": 1e-3,
+            "weight_decay": 2e-5,
+            "clip_norm": 1.0,
+            "decay": "architecture",
+        },
         "schedule": {"kind": "piecewise-linear", "unit": "step"},
         "mix": {"mixup": 0.5, "cutmix": 0.5},
         "objective": {"label_smoothing": 0.1},
-        "augment": {"rand_augment": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "interpolation": "random", "repeats": 1},
+        "augment": {
+            "rand_augment": "rand-m9-mstd0.5-inc1",
+            "erasing": 0.25,
+            "interpolation": "random",
+            "repeats": 1,
+        },
         "ema": {"decay": None},
         "seed": 42,
         "input": {"crop_fraction": 0.96},

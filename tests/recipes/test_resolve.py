@@ -271,6 +271,8 @@ def resolve_again(config: RunConfig) -> RunConfig:
         ("epochs: {a: 1}\n", "epochs.a: unknown key"),
         ("optimizer.lrr: 1\n", "optimizer.lrr: unknown key"),
         ("seed: 2024-01-01\n", "seed:"),
+        ("seed: 2024-99-99\n", "run.yaml: not YAML"),
+        ("a: " + "[" * 5000, "not YAML"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(text: str, fragment: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from markupsafe import Markup
 from PIL import Image
 
 from isopatch.training.config import ModelNode, RunConfig
@@ -89,6 +90,13 @@ def metric_rows(
 
 
 RunMaker = Callable[..., Path]
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts become empty: drawing takes most of a page's time, and many tests are about the rest."""
+    empty = Markup("<svg></svg>")
+    monkeypatch.setattr("isopatch.report.plots._svg", lambda draw, title, room_for_legend=False: empty)
 
 
 @pytest.fixture

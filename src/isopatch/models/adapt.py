@@ -36,12 +36,17 @@ def fresh_heads(state: Mapping[str, Tensor], model: Isotropic, *, reason: str) -
     return kept
 
 
-def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic) -> State:
+def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic, *, where: str, name: str) -> State:
     """Give plain DeiT weights the distillation token, its position and its head, freshly initialised.
 
-    Returns the state unchanged when the model has no such token or the file has one.
+    Returns the state unchanged when the model has no such token or the file has one. Distilled weights in a
+    plain model raise IsopatchError: dropping half of what was trained is not done silently.
     """
     result = dict(state)
+    if "prefix.dist_token" in state and (model.prefix is None or model.prefix.dist_token is None):
+        raise IsopatchError(
+            f"{where}: holds a distilled model, {name} is a plain one: give the distilled name"
+        )
     if model.prefix is None or model.prefix.dist_token is None or "prefix.dist_token" in state:
         return result
     result["prefix.dist_token"] = model.prefix.dist_token.detach()
@@ -85,6 +90,7 @@ def resized_positions(
             old = _known_offsets(offsets, old_grid, where=where, what=f"{name}.table")
             if old != module.grid:
                 result[f"{name}.table"] = resize_offsets(table, old, module.grid, module.num_extra)
+                _say(old, module.grid)
     return result
 
 

@@ -19,12 +19,15 @@ def download(hub_id: str) -> tuple[Path, dict[str, Any]]:
     config = read_config(_fetch(repository, CONFIG, revision or None))
     try:
         return _fetch(repository, "model.safetensors", revision or None), config
-    except FileNotFoundError:
-        return _fetch(repository, "pytorch_model.bin", revision or None), config
+    except IsopatchError as safe:
+        try:
+            return _fetch(repository, "pytorch_model.bin", revision or None), config
+        except IsopatchError:
+            raise safe from None
 
 
 def _fetch(repository: str, filename: str, revision: str | None) -> Path:
-    """Download one file, or find it in the cache; FileNotFoundError when the repository lacks it."""
+    """Download one file, or find it in the cache."""
     # One second of import, and only this function needs it.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -44,7 +47,7 @@ def _fetch(repository: str, filename: str, revision: str | None) -> Path:
             f"once, or give a local file with its model name"
         ) from None
     except EntryNotFoundError:
-        raise FileNotFoundError(f"hub model {repository} has no {filename}") from None
+        raise IsopatchError(f"hub model {repository} has no {filename}") from None
     except GatedRepoError:
         raise IsopatchError(
             f"hub model {repository} is gated: accept its terms and log in with 'hf auth login'"

@@ -14,7 +14,7 @@ from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_i
 from isopatch.models.formats.files import read_state
 from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found, locate
-from isopatch.models.matching import load_strict
+from isopatch.models.matching import load_strict, require_common
 from isopatch.models.native import read_spec
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.nn.layout import Grid
@@ -63,9 +63,10 @@ def load(
         known = _native_spec(found.folder, name, asked)
     spec, new_classifier = _wanted(known.spec, state, num_classes, class_names, where=where)
     model = build(spec)
+    require_common(model, state, where=where, name=spec.name)  # before new parts are put beside the file's
     if new_classifier is not None:
         state = fresh_heads(state, model, reason=new_classifier)
-    state = fresh_distillation(state, model)
+    state = fresh_distillation(state, model, where=where, name=spec.name)
     state = resized_positions(state, model, known.grid, where=where)
     load_strict(model, state, where=where, name=spec.name)
     return model.eval()

@@ -20,13 +20,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     """
     own = model.state_dict()
     refuse_non_finite(state, where=where)
+    require_common(model, state, where=where, name=name)
     shared = own.keys() & state.keys()
-    if not shared:
-        raise IsopatchError(
-            f"{where}: none of its {len(state)} tensors belongs to {name} (the file has "
-            f"{_shown(list(state))}; the model has {_shown(list(own))}): give the name of the model it was "
-            f"saved from"
-        )
     reshaped = [key for key in own if key in shared and own[key].shape != state[key].shape]
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -46,6 +41,16 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(state[key])
+
+
+def require_common(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> None:
+    """Raise IsopatchError when not one tensor of the file belongs to the model."""
+    own = model.state_dict()
+    if not own.keys() & state.keys():
+        raise IsopatchError(
+            f"{where}: none of its {len(state)} tensors belongs to {name} (the file has "
+            f"{_shown(list(state))}; the model has {_shown(list(own))}): give the name of the model it was saved from"
+        )
 
 
 def refuse_non_finite(state: Mapping[str, Tensor], *, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,12 +13,16 @@ from torch.utils._pytree import tree_leaves
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follow the storages that operations create, and the most that were alive at one time."""
+    """Follow the storages that operations create, and the most that were alive at one time.
 
-    def __init__(self) -> None:
+    ignored: storages that were there before; views of them cost nothing.
+    """
+
+    def __init__(self, ignored: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
+        self._ignored = ignored
         self._owners: dict[int, int] = {}  # storage -> tensors that still use it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,6 +36,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
+        if key in self._ignored:
+            return
         if key not in self._owners:
             self._owners[key] = 0
             self.live += size
@@ -50,7 +57,7 @@ def forward_bytes(model: nn.Module, x: Tensor) -> int:
     model, x: on the meta device. The picture and the weights are not counted. Attention is counted with its
     (N, N) scores, as the plain formula holds them; fused kernels need less.
     """
-    live = _LiveBytes()
+    live = _LiveBytes(_storages((x, *model.parameters(), *model.buffers())))
     with torch.no_grad(), live:
         model(x)
     return live.peak
@@ -61,7 +68,7 @@ def backward_bytes(model: nn.Module, x: Tensor) -> int:
 
     model, x: on the meta device. The same remark on attention's scores holds.
     """
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    weights = _storages((*model.parameters(), *model.buffers()))
     kept: dict[int, tuple[int, Any]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -76,3 +83,7 @@ def backward_bytes(model: nn.Module, x: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(x)
     return sum(size for size, _ in kept.values())
+
+
+def _storages(tensors: Iterable[Tensor]) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in tensors}

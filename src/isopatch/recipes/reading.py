@@ -92,7 +92,9 @@ def read_config_file(path: Path) -> tuple[list[Setting], list[str]]:
         if not isinstance(node, yaml.MappingNode):
             raise UsageError(f"{path}:{node.start_mark.line + 1}: give keys and values, such as 'epochs: 30'")
         return list(_settings(loader, node, (), path, problems)), problems
-    except (yaml.YAMLError, RecursionError) as error:
+    except UsageError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(_yaml_message(path, error)) from None
 
 

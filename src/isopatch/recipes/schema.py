@@ -116,13 +116,13 @@ def in_words(error: Any) -> str:
         case "value_error":
             return f"{key}: {context['error']}" if key else str(context["error"])
         case "greater_than_equal":
-            return f"{key}: {value} is below {context['ge']}"
+            return f"{key}: {value} is below {context['ge']:g}"
         case "greater_than":
-            return f"{key}: {value} must be above {context['gt']}"
+            return f"{key}: {value} must be above {context['gt']:g}"
         case "less_than_equal":
-            return f"{key}: {value} is above {context['le']}"
+            return f"{key}: {value} is above {context['le']:g}"
         case "less_than":
-            return f"{key}: {value} must be below {context['lt']}"
+            return f"{key}: {value} must be below {context['lt']:g}"
         case "literal_error":
             choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
             hint = nearest(str(error.get("input")), choices)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from isopatch.errors import UsageError
 from isopatch.report.curves import Chart, whole_percent, x_axis
@@ -61,12 +63,13 @@ def write_comparison(
     *,
     title: str = "",
     reference_rows: Sequence[tuple[str, float, str]] = (),
-    predictions: Sequence[tuple[str, str, str, float]] = (),
+    predictions: Sequence[Mapping[str, object]] = (),
 ) -> Path:
     """Write a page that compares runs to `out` and return its path.
 
     reference_rows: (name, top-1 as a fraction, note) of what is no run, listed below the runs.
-    predictions: (thumbnail as a PNG data URI, true class, predicted class, confidence) shown as a gallery.
+    predictions: a gallery; keys as in an evaluation's mistakes: thumbnail (a PNG data URI), label,
+        prediction, confidence and, optionally, name.
     Raises `UsageError` where a folder is no run, none is given, or `out` cannot be written.
     """
     if not run_dirs:
@@ -103,10 +106,7 @@ def write_comparison(
             "differences": differences([run.config for run in runs]),
             "names": names,
             "warnings": _warnings(runs, names, split),
-            "predictions": [
-                picture(thumbnail, label=label, prediction=predicted, confidence=confidence)
-                for thumbnail, label, predicted, confidence in list(predictions)[:MAX_PREDICTIONS]
-            ],
+            "predictions": [picture(row) for row in list(predictions)[:MAX_PREDICTIONS]],
         },
     )
 
@@ -117,7 +117,7 @@ Result = tuple[float, int]  # top-1 as a fraction, pictures (0: unknown)
 def _result(run: RunFiles, split: str) -> Result | None:
     values = run.evaluations.get(split) or section(section(run.summary, "final"), split)
     top1, images = number(values.get("top1")), number(values.get("num_images"))
-    return None if top1 is None or not 0 <= top1 <= 1 else (top1, int(images or 0))
+    return None if top1 is None or not 0 <= top1 <= 1 else (top1, max(0, int(images or 0)))
 
 
 def _interval(result: Result) -> tuple[float, float]:
@@ -223,11 +223,16 @@ def _charts(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
     validation = [
         line(index, values, "top1", MAX_POINTS)
         for index, run in enumerate(runs)
-        if (values := run.validation.get("ema") or run.validation.get("model")) is not None
+        if (values := _better_weights(run)) is not None
     ]
     training = [line(index, run.train, "loss", _LOSS_POINTS) for index, run in enumerate(runs)]
     found = [
-        ("Validation top-1", validation, "The moving average's, where a run keeps one.", True),
+        (
+            "Validation top-1",
+            validation,
+            "Of the weights or their moving average, whichever got further.",
+            True,
+        ),
         ("Training loss", training, "Comparable where smoothing and mixing are the same.", False),
     ]
     charts = []
@@ -242,6 +247,16 @@ def _charts(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Chart]:
         if svg is not None:
             charts.append(Chart(title, svg, note))
     return charts
+
+
+def _better_weights(run: RunFiles) -> Columns | None:
+    """The validation rows of the weights or their moving average, whichever reached the higher top-1."""
+    reached = {
+        kind: float(np.nanmax(values["top1"]))
+        for kind, values in run.validation.items()
+        if np.isfinite(values["top1"]).any()
+    }
+    return run.validation[max(reached, key=lambda kind: reached[kind])] if reached else None
 
 
 def _warnings(runs: Sequence[RunFiles], names: Sequence[str], split: str) -> list[str]:

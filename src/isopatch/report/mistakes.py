@@ -70,16 +70,7 @@ def find_mistakes(evaluation: dict[str, Any]) -> Mistakes:
         pairs=_pairs(matrix, names) if matrix is not None and not small else [],
         classes=rows if small else [rows[index] for index in worst[:MAX_CLASSES_SHOWN]],
         all_classes=[] if small else rows,
-        pictures=[
-            picture(
-                row.get("thumbnail"),
-                label=row.get("label"),
-                prediction=row.get("prediction"),
-                confidence=row.get("confidence"),
-                name=row.get("name", ""),
-            )
-            for row in _dicts(evaluation.get("mistakes"))[:MAX_PICTURES]
-        ],
+        pictures=[picture(row) for row in _dicts(evaluation.get("mistakes"))[:MAX_PICTURES]],
         flat_heads=max((len(name) for name in names), default=0) <= 3,
     )
 

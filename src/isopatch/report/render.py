@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,18 +63,24 @@ class Picture:
         return self.label == self.prediction
 
 
-def picture(thumbnail: Any, *, label: Any, prediction: Any, confidence: Any, name: Any = "") -> Picture:
-    """Make a gallery entry of untrusted values: a thumbnail that is no PNG data URI is left out."""
+def picture(values: Mapping[str, Any]) -> Picture:
+    """Make a gallery entry of untrusted values; a thumbnail that is no PNG data URI is left out.
+
+    values: thumbnail, label, prediction, confidence and name, as in an evaluation's mistakes.
+    """
+    thumbnail = values.get("thumbnail")
+    name, label, prediction = (str(values.get(key, "")) for key in ("name", "label", "prediction"))
+    confidence = percent(values.get("confidence"), 1)
     match = _PNG_URI.fullmatch(thumbnail) if isinstance(thumbnail, str) else None
     try:
         content = base64.b64decode(match[1], validate=True) if match else b""
     except binascii.Error:
         content = b""
     if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
-        return Picture(None, False, str(name), str(label), str(prediction), percent(confidence, 1))
+        return Picture(None, False, name, label, prediction, confidence)
     width, height = struct.unpack(">II", content[16:24])
     tiny = max(width, height) <= 48
-    return Picture(str(thumbnail), tiny, str(name), str(label), str(prediction), percent(confidence, 1))
+    return Picture(str(thumbnail), tiny, name, label, prediction, confidence)
 
 
 def _visible(value: Any) -> Any:

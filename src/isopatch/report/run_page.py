@@ -60,7 +60,8 @@ def write_run_report(run_dir: Path, out: Path | None = None) -> Path:
         out if out is not None else run_dir / "report.html",
         {
             "title": title,
-            "run": run,
+            "name": run.name,
+            "recipe": plain(run.config["recipe"]) if run.config.get("recipe") else "",
             "state": str(run.status.get("state", "unknown")),
             "when": str(run.status.get("updated", ""))[:16].replace("T", " "),
             "score": scores[0] if scores else None,
@@ -101,7 +102,7 @@ def read_scores(run: RunFiles) -> list[Score]:
         if top1 is None:
             continue
         interval = ""
-        if images and 0 <= top1 <= 1:
+        if images is not None and images >= 1 and 0 <= top1 <= 1:
             low, high = wilson(round(top1 * images), int(images))
             interval = f"{100 * low:.1f} – {100 * high:.1f} %"  # noqa: RUF001 - a range takes an en dash
         found.append(Score(split, top1, percent(top1), count(images), interval))
@@ -111,7 +112,7 @@ def read_scores(run: RunFiles) -> list[Score]:
 def _explain(run: RunFiles, scores: Sequence[Score]) -> str:
     """The sentence below the headline figure."""
     if scores and scores[0].split == "test":
-        return "Measured once, on pictures that neither trained nor selected the weights."
+        return "Measured on pictures that neither trained nor selected the weights."
     if scores and scores[0].split == "val":
         return "There is no test split: the same pictures selected the weights, so this figure is optimistic."
     if scores:

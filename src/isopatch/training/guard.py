@@ -19,12 +19,12 @@ class NonFinite(IsopatchError):
     """A loss, gradient, weight or buffer is NaN or infinite; nothing was updated."""
 
 
-def check_lr(lr: float, step: int) -> None:
+def check_lr(lr: float, step: int, samples: Names = list) -> None:
     """Refuse a learning rate that is not a number, negative or absurd."""
     if not math.isfinite(lr) or not 0 <= lr <= HIGHEST_LR:
         raise NonFinite(
-            f"step {step}: learning rate {lr:g} is outside 0..{HIGHEST_LR:g}; nothing was updated; "
-            f"check optimizer.lr and the schedule, then resume from the last checkpoint"
+            f"step {step}: learning rate {lr:g} is outside 0..{HIGHEST_LR:g}; nothing was updated"
+            f"{_shown(samples)}; check optimizer.lr and the schedule, then resume from the last checkpoint"
         )
 
 
@@ -70,10 +70,13 @@ def _cause(model: nn.Module, images: Tensor, samples: Names) -> str:
 
 
 def _message(what: str, value: float, step: int, cause: str, samples: Names) -> str:
-    names = samples()
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
         f"step {step}: {what} is {value}: {cause}; nothing was updated, the last checkpoint is finite"
-        + (f"; samples: {shown}" if shown else "")
-        + "; lower optimizer.lr, set optimizer.clip_norm or check these pictures, then resume"
+        f"{_shown(samples)}; lower optimizer.lr, set optimizer.clip_norm or check these pictures, then resume"
     )
+
+
+def _shown(samples: Names) -> str:
+    names = samples()
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"; samples: {', '.join(names[:4])}{more}" if names else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,11 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
     """
     config, model, optimizer = trainer.config, trainer.model, trainer.optimizer.optimizer
 
-    def samples() -> list[str]:
-        return [f"{trainer.train.name(int(i))} (#{int(i)})" for i in batch.indices]
+    def samples(indices: torch.Tensor = batch.indices) -> list[str]:
+        return [f"{trainer.train.name(int(i))} (#{int(i)})" for i in indices]
 
     lr = trainer.schedule.lr(batch.step)
-    guard.check_lr(lr, batch.step)
+    guard.check_lr(lr, batch.step, samples)
     trainer.optimizer.set_lr(lr)
     model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -49,14 +50,18 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
             heads = model(images, heads=True)
         losses = [classification_loss(logits, targets, config.objective) for logits in head_logits(heads)]
         loss = torch.stack(losses).mean()
-        guard.check_loss(loss, batch.step, model, images, samples)
+        members = batch.indices.split(config.micro_batch_size)[micro]
+        guard.check_loss(loss, batch.step, model, images, functools.partial(samples, members))
         trainer.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
 
     trainer.scaler.unscale_(optimizer)
     norm = _gradient_norm(trainer)
+    clip = config.optimizer.clip_norm
     if not trainer.scaler.is_enabled():  # fp16: the scaler skips an overflowing step and lowers its scale
         guard.check_gradients(norm, batch.step, model, samples)
+    if clip is not None:  # after the check: clipping by NaN would make every gradient NaN and hide the first
+        torch.nn.utils.clip_grads_with_norm_(trainer.optimizer.parameters, clip, norm)
     guard.check_state(model, batch.step, samples)
     trainer.scaler.step(optimizer)
     trainer.scaler.update()
@@ -83,9 +88,5 @@ def _targets(
 
 
 def _gradient_norm(trainer: Trainer) -> torch.Tensor:
-    """Global L2 norm of the gradients, which are clipped to `clip_norm` where that is set."""
-    parameters = trainer.optimizer.parameters
-    clip = trainer.config.optimizer.clip_norm
-    if clip is not None:
-        return torch.nn.utils.clip_grad_norm_(parameters, clip)
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    """Global L2 norm of the gradients."""
+    return torch.nn.utils.get_total_norm([p.grad for p in trainer.optimizer.parameters if p.grad is not None])

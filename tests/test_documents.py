@@ -1,0 +1,52 @@
+"""The commands of README and docs run as they stand, in order, in an empty folder with pictures."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from isopatch import cli
+from isopatch.data.open import open_data
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"<!-- commands:begin.*?-->\n```sh\n(.*?)```\n<!-- commands:end -->", re.S)
+
+
+def commands(page):
+    lines = [line.split(" #")[0].strip() for block in BLOCK.findall(page.read_text()) for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two classes of digits, enlarged, as a folder of pictures with the three splits."""
+    source = open_data("digits", val_fraction=0.0).train
+    for split, start, count in (("train", 0, 24), ("val", 300, 6), ("test", 400, 6)):
+        for label, name in ((0, "zero"), (1, "one")):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            members = [i for i in range(start, len(source)) if source.labels[i] == label][:count]
+            for index in members:
+                source.read(index).resize((32, 32)).save(folder / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_the_page_runs(page, pictures, capfd):
+    for line in commands(page):
+        program, *arguments = shlex.split(line)
+        assert program == "isopatch", line
+        assert cli.main(arguments) == 0, f"{page.name}: {line}\n{capfd.readouterr().err}"
+
+
+def test_the_pages_have_commands_to_test():
+    assert sum(len(commands(page)) for page in PAGES) >= 20
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
