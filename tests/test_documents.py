@@ -15,7 +15,11 @@ BLOCK = re.compile(r"<!-- commands:begin.*?-->\n```sh\n(.*?)```\n<!-- commands:e
 
 
 def commands(page):
-    lines = [line.split(" #")[0].strip() for block in BLOCK.findall(page.read_text()) for line in block.splitlines()]
+    lines = [
+        line.split(" #")[0].strip()
+        for block in BLOCK.findall(page.read_text())
+        for line in block.splitlines()
+    ]
     return [line for line in lines if line]
 
 

@@ -1,4 +1,4 @@
-"""`isopatch demo`: two small models on the embedded digits, beside two classical methods, in about a minute."""
+"""`isopatch demo`: two small models on the embedded digits, beside two classical methods."""
 
 from __future__ import annotations
 
@@ -45,14 +45,21 @@ class DemoResult:
     runs: tuple[Path, ...]
 
 
-def run_demo(out: str | Path = "runs/demo", *, seed: int = 0, say: Callable[[str], None] = print) -> DemoResult:
+def run_demo(
+    out: str | Path = "runs/demo", *, seed: int = 0, say: Callable[[str], None] = print
+) -> DemoResult:
     """Train a ConvMixer and a ViT on the digits, evaluate on the held-out part, predict, write the report."""
     out = Path(out)
     accuracies: dict[str, float] = {}
     runs = []
     for name, arguments in DEMO_RUNS.items():
         say(f"training a {name} on 1,438 of the 1,797 digits ...")
-        overrides = [("model.image_size", "8"), ("data.val_fraction", "0"), ("seed", str(seed)), *arguments.items()]
+        overrides = [
+            ("model.image_size", "8"),
+            ("data.val_fraction", "0"),
+            ("seed", str(seed)),
+            *arguments.items(),
+        ]
         config = resolve(model=name, recipe="small", data="digits", overrides=overrides)
         result = train(config, out=out / name, overwrite=True)
         if result.exit_code:
@@ -64,7 +71,9 @@ def run_demo(out: str | Path = "runs/demo", *, seed: int = 0, say: Callable[[str
     train_x, train_y = _pixels(splits.train)
     test_x, test_y = _pixels(splits.test)
     accuracies["1-nearest-neighbour"] = float((nearest_neighbour(train_x, train_y, test_x) == test_y).mean())
-    accuracies["logistic regression"] = float((logistic_regression(train_x, train_y, test_x) == test_y).mean())
+    accuracies["logistic regression"] = float(
+        (logistic_regression(train_x, train_y, test_x) == test_y).mean()
+    )
     report = write_comparison(
         runs,
         out / "report.html",
@@ -77,10 +86,13 @@ def run_demo(out: str | Path = "runs/demo", *, seed: int = 0, say: Callable[[str
     return DemoResult(accuracies, report, tuple(runs))
 
 
-def nearest_neighbour(train_x: NDArray[np.float64], train_y: NDArray[np.int64], x: NDArray[np.float64]) -> NDArray[np.int64]:
+def nearest_neighbour(
+    train_x: NDArray[np.float64], train_y: NDArray[np.int64], x: NDArray[np.float64]
+) -> NDArray[np.int64]:
     """Label of the closest training picture. x: (N, D); returns (N,)."""
     distances = (x**2).sum(1)[:, None] - 2 * x @ train_x.T + (train_x**2).sum(1)[None]
-    return train_y[distances.argmin(1)]
+    labels: NDArray[np.int64] = train_y[distances.argmin(1)]
+    return labels
 
 
 def logistic_regression(

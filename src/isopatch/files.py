@@ -1,4 +1,4 @@
-"""Writing files so that a crash, a kill or a full disk never leaves a half-written one. Standard library only."""
+"""Writing files so that a crash, a kill or a full disk never leaves a half-written one."""
 
 from __future__ import annotations
 

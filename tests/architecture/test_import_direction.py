@@ -10,11 +10,12 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "isopatch"
 
-ANYWHERE = ("errors", "files")  # errors and atomic file writing: they import nothing of the house
+ANYWHERE = ("errors", "files", "plain_yaml")  # these import nothing of the house but errors
 # room -> what it may import; "a.b" is one module of a room.
 TABLE: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
+    "plain_yaml": (),
     "nn": (),
     "image": (),
     "models": ("nn", "image"),

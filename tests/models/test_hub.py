@@ -89,3 +89,24 @@ def test_a_plain_owner_and_name_is_a_path(cache: Path) -> None:
         UsageError, match="owner/name: no such file or folder; weights of the hub are given as"
     ):
         load("owner/name")
+
+
+def test_no_network_falls_back_to_the_cache_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    asked = []
+
+    def unreachable(address: tuple[str, int], timeout: float) -> None:
+        asked.append(address)
+        raise socket.gaierror("Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    fill(cache, "timm/deit_tiny_patch16_224.fb_in1k")
+    load("timm/deit_tiny_patch16_224.fb_in1k")
+    assert asked
+    with pytest.raises(IsopatchError, match="the hub cannot be reached"):
+        load("timm/nothing")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.files import sha256_of
 from isopatch.models.load import load
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
@@ -100,7 +103,9 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path, position: int) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(flipped(weights.read_bytes(), position))
     for source in (tmp_path, weights):
-        with pytest.raises(IsopatchError, match=r"model\.safetensors: damaged, its SHA-256 differs"):
+        with pytest.raises(
+            IsopatchError, match=r"model\.safetensors: damaged or changed, its SHA-256 differs"
+        ):
             load(source)
 
 
@@ -109,9 +114,9 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path, position: int) -> None:
     [
         (lambda config: "not json", r"config\.json: damaged"),
         (lambda config: "[]", r"config\.json: damaged"),
-        (lambda config: json.dumps({**config, "model": 3}), r"config\.json: damaged model description"),
+        (lambda config: json.dumps({**config, "model": 3}), r"config\.json: damaged or changed"),
         (lambda config: json.dumps({**config, "weights_sha256": None}), "carries no weights_sha256"),
-        (lambda config: json.dumps({**config, "format": "isopatch-model-9"}), "update isopatch"),
+        (lambda config: json.dumps({**config, "format": "isopatch-model-9"}), "damaged, or too new"),
     ],
 )
 def test_a_damaged_config_is_named(tmp_path: Path, damage: Any, message: str) -> None:
@@ -120,6 +125,51 @@ def test_a_damaged_config_is_named(tmp_path: Path, damage: Any, message: str) ->
     path.write_text(damage(json.loads(path.read_text())))
     with pytest.raises(IsopatchError, match=message):
         load(tmp_path)
+
+
+def test_random_bit_flips_are_noticed_in_both_files(tmp_path: Path) -> None:
+    save_model(tmp_path, vit())
+    generator = random.Random(0)
+    for name in ("config.json", "model.safetensors"):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for _ in range(100):
+            damaged = bytearray(whole)
+            damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+            path.write_bytes(damaged)
+            with pytest.raises(IsopatchError, match=rf"{tmp_path}|config\.json"):
+                load(tmp_path)
+        path.write_bytes(whole)
+    load(tmp_path)
+
+
+def test_an_edited_description_is_noticed(tmp_path: Path) -> None:
+    save_model(tmp_path, vit())
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"cat"', '"rat"'))
+    with pytest.raises(
+        IsopatchError, match=r"config\.json: damaged or changed.*the one in model\.safetensors"
+    ):
+        load(tmp_path)
+
+
+def test_a_checkpoints_manifest_covers_every_file(tmp_path: Path) -> None:
+    step = tmp_path / "step-0000001"
+    save_model(step, vit())
+    shutil.copy(step / "model.safetensors", step / "ema.safetensors")
+    files = {path.name: {"sha256": sha256_of(path)} for path in step.iterdir()}
+    (step / "manifest.json").write_text(json.dumps({"files": files}))
+    load(step)
+    load(step / "ema.safetensors")
+    for name in ("ema.safetensors", "config.json"):
+        whole = (step / name).read_bytes()
+        (step / name).write_bytes(whole + b" ")
+        with pytest.raises(IsopatchError, match=rf"{name}: damaged or changed.*manifest\.json"):
+            load(step / "ema.safetensors")
+        (step / name).write_bytes(whole)
+    (step / "manifest.json").write_text("{}")
+    with pytest.raises(IsopatchError, match=r"manifest\.json: damaged"):
+        load(step)
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The published sizes against timm, by name: same weights, same logits, same input gradient.
 
-Slow: `pytest -m slow tests/parity`. Both models share one copy of the weights. What would need more than 2 GB
+Slow: `pytest -m slow tests/parity`; `python -m benchmarks.parity_published` records the figures. Both models share one copy of the weights. What would need more than 2 GB
 of weights is left out: the two huge models, and the large ones in float64.
 """
 
@@ -31,15 +31,13 @@ def test_every_name_of_timms_families_is_there() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
 @pytest.mark.parametrize("name", SHARED)
-def test_published_size(name: str, dtype: torch.dtype, record_property: pytest.RecordProperty) -> None:
+def test_published_size(name: str, dtype: torch.dtype) -> None:
     entry = resolve(name)
     size = torch.empty((), dtype=dtype).element_size()
     assert entry.parameters is not None
     if entry.parameters * size > WEIGHT_BYTES:
         pytest.skip(f"{entry.parameters * size / 1e9:.1f} GB of weights, the limit is 2 GB")
     errors = published_errors(name, dtype)
-    for key, error in errors.items():
-        record_property(key, f"{error:.2e}")
     assert max(errors.values()) <= LIMITS[dtype], errors
 
 

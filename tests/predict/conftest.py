@@ -1,13 +1,11 @@
-"""A tiny trained-looking model on disk and a folder of pictures to classify."""
+"""A tiny model on disk that tells pictures apart."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from isopatch.models.save import save_model
@@ -27,17 +25,6 @@ def save_tiny(folder: Path, seed: int = 0, classes: tuple[str, ...] | None = CLA
             nn.init.normal_(parameter, std=0.6)
     save_model(folder, model)
     return folder
-
-
-def save_pictures(folder: Path, names: list[str], seed: int = 0) -> list[str]:
-    """Write one random PNG per name and return their paths as text."""
-    rng = np.random.default_rng(seed)
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            Image.fromarray(rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)).save(file, format="PNG")
-    return [str(folder / name) for name in names]
 
 
 @pytest.fixture(scope="session")

@@ -84,6 +84,7 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("deit3", "deit3_huge_patch14_224"): {"peak_lr": 3e-3, "arguments": {"drop_path": 0.6}},
     ("deit3-finetune", "deit3_huge_patch14_224"): {
+        "micro_batch_size": 32,
         "epochs": 20,
         "batch_size": 512,
         "peak_lr": 1e-5,

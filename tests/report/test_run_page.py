@@ -201,6 +201,14 @@ def test_wrong_types_anywhere_are_harmless(make_run: RunMaker) -> None:
         (run / name).write_text(json.dumps(document))
 
 
+def test_a_configuration_that_explodes_is_not_read(make_run: RunMaker) -> None:
+    run = make_run(steps=2, epochs=1)
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    (run / "config.yaml").write_text("\n".join(lines))
+    assert "config.yaml cannot be read" in load_page(write_run_report(run)).text
+
+
 def test_a_run_that_was_stopped_early(make_run: RunMaker) -> None:
     run = make_run(steps=40, epochs=4)
     for name in ("summary.json", "evaluation-test.json", "evaluation-val.json"):

@@ -58,7 +58,7 @@ def test_control_an_undamaged_checkpoint_verifies(tmp_path):
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     folder = write(tmp_path, 1).folder
     (folder / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(IsopatchError, match="every checkpoint .* is damaged"):
+    with pytest.raises(IsopatchError, match=r"every checkpoint .* is damaged"):
         c.find_latest(tmp_path)
 
 
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_previous_checkpoint_and_no_rubbish(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(c, "write_new", full)
-    with pytest.raises(IsopatchError, match="disk full while writing .*step-0000002.* MB free"):
+    with pytest.raises(IsopatchError, match=r"disk full while writing .*step-0000002.* MB free"):
         write(tmp_path, 2)
     assert c.find_latest(tmp_path).step == 1
     assert not list(tmp_path.glob(".*tmp*"))

@@ -30,7 +30,7 @@ def test_a_bad_weight_is_named():
     model = net()
     with torch.no_grad():
         model[0].weight[0, 0] = float("nan")
-    with pytest.raises(guard.NonFinite, match="0.weight is not finite"):
+    with pytest.raises(guard.NonFinite, match=r"0.weight is not finite"):
         guard.check_loss(torch.tensor(float("nan")), 7, model, torch.zeros(2, 3), names)
 
 
@@ -47,7 +47,7 @@ def test_a_bad_gradient_is_named():
 def test_a_bad_batchnorm_buffer_is_named(value):
     model = net()
     model[1].running_var[0] = value
-    with pytest.raises(guard.NonFinite, match="1.running_var is not finite"):
+    with pytest.raises(guard.NonFinite, match=r"1.running_var is not finite"):
         guard.check_state(model, 3, names)
 
 

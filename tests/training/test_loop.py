@@ -18,7 +18,15 @@ from isopatch.training.runfolder import RunFolder
 from isopatch.training.stop import StopRequest
 
 CONVMIXER = {"name": "convmixer", "dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "image_size": 8}
-VIT = {"name": "vit", "dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "image_size": 8, "drop_path": 0.2}
+VIT = {
+    "name": "vit",
+    "dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "patch_size": 4,
+    "image_size": 8,
+    "drop_path": 0.2,
+}
 AUGMENT = {"crop": "padded", "padding": 1, "flip": 0.5}
 
 
@@ -28,7 +36,14 @@ def splits():
 
 
 def config(model=CONVMIXER, **changes):
-    base = dict(model=model, batch_size=256, epochs=3, augment=AUGMENT, threads=1, checkpoint={"every_steps": 4})
+    base = {
+        "model": model,
+        "batch_size": 256,
+        "epochs": 3,
+        "augment": AUGMENT,
+        "threads": 1,
+        "checkpoint": {"every_steps": 4},
+    }
     return RunConfig.model_validate(base | changes)
 
 
@@ -140,7 +155,7 @@ def test_resuming_with_another_configuration_is_refused_by_key(splits, tmp_path)
 
 def test_resuming_with_other_data_is_refused(splits, tmp_path):
     run(config(), splits, tmp_path, StopAfter(2))
-    with pytest.raises(UsageError, match="training data .* changed"):
+    with pytest.raises(UsageError, match=r"training data .* changed"):
         run(config(), open_data("digits", val_fraction=0.2), tmp_path)
 
 

@@ -50,7 +50,13 @@ def test_every_recipe_takes_a_step(recipe):
     last = trainer.total_steps - 1
     middle = min(2 * trainer.sampler.steps_per_epoch, last)  # warm-up may begin at a rate of 0
     with TrainLoader(
-        trainer.train, trainer.transform, trainer.sampler, workers=0, data_seed=0, start=middle, stop=middle + 1
+        trainer.train,
+        trainer.transform,
+        trainer.sampler,
+        workers=0,
+        data_seed=0,
+        start=middle,
+        stop=middle + 1,
     ) as loader:
         for batch in loader:
             result = train_step(trainer, batch)

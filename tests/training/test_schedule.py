@@ -29,7 +29,7 @@ def timm_like_cosine(t, peak, low, warm, start, total):
     return low + 0.5 * (peak - low) * (1 + np.cos(np.pi * t / total))
 
 
-DEIT = dict(kind="cosine", unit="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5)
+DEIT = {"kind": "cosine", "unit": "epoch", "warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5}
 
 
 def test_deit_cosine_by_epoch():
@@ -64,10 +64,10 @@ def test_lr_scales_linearly_with_the_batch_only_where_a_base_is_given():
 @pytest.mark.parametrize(
     "bad",
     [
-        dict(kind="piecewise-linear", warmup_epochs=1),
-        dict(warmup_epochs=1, warmup_steps=5),
-        dict(deit_lag=True),
-        dict(kind="cosin"),
+        {"kind": "piecewise-linear", "warmup_epochs": 1},
+        {"warmup_epochs": 1, "warmup_steps": 5},
+        {"deit_lag": True},
+        {"kind": "cosin"},
     ],
 )
 def test_contradictory_schedules_are_refused(bad):

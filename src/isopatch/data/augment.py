@@ -36,20 +36,34 @@ from isopatch.image.prepare import normalise
 class AugmentSettings(Protocol):
     """What a transform is made from: the fields of `training.config.AugmentConfig`, `repeats` apart."""
 
-    crop: Literal["random-resized", "padded", "simple-random", "none"]
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    padding: int
-    padding_mode: Padding
-    interpolation: Interpolation
-    flip: float
-    rand_augment: str | None
-    torchvision_ops: int
-    torchvision_magnitude: int
-    three_augment: bool
-    color_jitter: float
-    erasing: float
-    erasing_mode: Literal["pixel", "zero"]
+    @property
+    def crop(self) -> Literal["random-resized", "padded", "simple-random", "none"]: ...
+    @property
+    def scale(self) -> tuple[float, float]: ...
+    @property
+    def ratio(self) -> tuple[float, float]: ...
+    @property
+    def padding(self) -> int: ...
+    @property
+    def padding_mode(self) -> Padding: ...
+    @property
+    def interpolation(self) -> Interpolation: ...
+    @property
+    def flip(self) -> float: ...
+    @property
+    def rand_augment(self) -> str | None: ...
+    @property
+    def torchvision_ops(self) -> int: ...
+    @property
+    def torchvision_magnitude(self) -> int: ...
+    @property
+    def three_augment(self) -> bool: ...
+    @property
+    def color_jitter(self) -> float: ...
+    @property
+    def erasing(self) -> float: ...
+    @property
+    def erasing_mode(self) -> Literal["pixel", "zero"]: ...
 
 
 class TrainTransform:

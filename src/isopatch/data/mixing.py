@@ -14,10 +14,14 @@ from isopatch.errors import UsageError
 class MixSettings(Protocol):
     """What mixing needs to know: the fields of `training.config.MixConfig`."""
 
-    mixup: float
-    cutmix: float
-    probability: float
-    switch_probability: float
+    @property
+    def mixup(self) -> float: ...
+    @property
+    def cutmix(self) -> float: ...
+    @property
+    def probability(self) -> float: ...
+    @property
+    def switch_probability(self) -> float: ...
 
 
 def mix(

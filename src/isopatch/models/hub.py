@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from isopatch.errors import IsopatchError
 from isopatch.models.native import CONFIG, read_config
@@ -29,7 +32,7 @@ def download(hub_id: str) -> tuple[Path, dict[str, Any]]:
 def _fetch(repository: str, filename: str, revision: str | None) -> Path:
     """Download one file, or find it in the cache."""
     # One second of import, and only this function needs it.
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -40,7 +43,8 @@ def _fetch(repository: str, filename: str, revision: str | None) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(repository, filename, revision=revision))
+        local_only = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
+        return Path(hf_hub_download(repository, filename, revision=revision, local_files_only=local_only))
     except LocalEntryNotFoundError:
         raise IsopatchError(
             f"hub model {repository}: {filename} is not in the cache and the hub cannot be reached; connect "
@@ -58,3 +62,15 @@ def _fetch(repository: str, filename: str, revision: str | None) -> Path:
     except Exception as error:  # the network fails in many types: one line for all of them
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise IsopatchError(f"hub model {repository}: download of {filename} failed ({first})") from None
+
+
+def _reachable(endpoint: str) -> bool:
+    """Whether the hub answers, asked once: its own client retries for half a minute before it gives up."""
+    if getproxies():
+        return True  # a proxy decides; a direct connection says nothing
+    address = urlsplit(endpoint)
+    try:
+        socket.create_connection((address.hostname or "", address.port or 443), timeout=5).close()
+    except OSError:
+        return False
+    return True

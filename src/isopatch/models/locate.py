@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.models.native import CONFIG, WEIGHTS, is_native, read_config, verify_weights
+from isopatch.models.native import CONFIG, WEIGHTS, is_native, read_config, verify
 
 log = logging.getLogger("isopatch")
 
@@ -60,7 +60,7 @@ def _in_folder(folder: Path) -> Found:
     if config_path.is_file():
         config = read_config(config_path)
         if is_native(config):
-            verify_weights(folder)
+            verify(folder / WEIGHTS)
             return Found(folder / WEIGHTS, folder)
         return Found(_foreign_weights(folder), None, config)
     if (folder / "best" / CONFIG).is_file():
@@ -109,8 +109,7 @@ def _beside(path: Path) -> Found:
     config = read_config(config_path)
     if not is_native(config):
         return Found(path, None, config)
-    if path.name == WEIGHTS:
-        verify_weights(path.parent)
+    verify(path)
     return Found(path, path.parent)
 
 

@@ -49,7 +49,8 @@ def require_common(model: nn.Module, state: Mapping[str, Tensor], *, where: str,
     if not own.keys() & state.keys():
         raise IsopatchError(
             f"{where}: none of its {len(state)} tensors belongs to {name} (the file has "
-            f"{_shown(list(state))}; the model has {_shown(list(own))}): give the name of the model it was saved from"
+            f"{_shown(list(state))}; the model has {_shown(list(own))}): give the name of the model it was "
+            f"saved from"
         )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from isopatch.errors import UsageError
 from isopatch.files import fsync_folder, to_json, write_new
-from isopatch.models.native import CONFIG, FORMAT, WEIGHTS
+from isopatch.models.native import CONFIG, FORMAT, SPEC_DIGEST, WEIGHTS, spec_digest
 from isopatch.nn.skeleton import Isotropic
 
 
@@ -29,9 +29,10 @@ def save_model(folder: Path, model: Isotropic, extra: Mapping[str, Any] | None =
     if model.spec is None:
         raise UsageError("this model has no spec: build it with create_model or isopatch.models.spec.build")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    content: bytes = save(tensors)
+    description = model.spec.to_json()
+    content: bytes = save(tensors, metadata={"format": "pt", SPEC_DIGEST: spec_digest(description)})
     digest = hashlib.sha256(content).hexdigest()
-    config = {"format": FORMAT, "model": model.spec.to_json(), "weights_sha256": digest, **more}
+    config = {"format": FORMAT, "model": description, "weights_sha256": digest, **more}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
     write_new(folder / WEIGHTS, content)

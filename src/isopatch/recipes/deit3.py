@@ -57,14 +57,15 @@ class Size:
     drop_path: float
     drop_path_224: float
     drop_path_384: float
-    accumulate: int  # their GPUs: the mixing unit is one GPU's share
+    gpus: int  # one GPU's share of the batch is the mixing unit
+    gpus_finetune: int
 
 
 SIZES = {  # by width. Not published, so taken from the same row: S at 224, H at 384
-    384: Size(4e-3, 224, 0.05, 0.05, 0.0, 8),
-    768: Size(3e-3, 192, 0.2, 0.2, 0.15, 8),
-    1024: Size(3e-3, 192, 0.45, 0.45, 0.4, 32),
-    1280: Size(3e-3, 160, 0.6, 0.55, 0.55, 32),
+    384: Size(4e-3, 224, 0.05, 0.05, 0.0, 8, 8),
+    768: Size(3e-3, 192, 0.2, 0.2, 0.15, 8, 8),
+    1024: Size(3e-3, 192, 0.45, 0.45, 0.4, 32, 8),
+    1280: Size(3e-3, 160, 0.6, 0.55, 0.55, 32, 16),
 }
 
 
@@ -109,7 +110,7 @@ def deit3(model: ModelNode, source: str, notes: Notes) -> RunConfig:
         schedule=ScheduleConfig(kind="cosine", unit="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
         ema=EMA,
         batch_size=2048,
-        accumulate=size.accumulate,
+        accumulate=size.gpus,
         epochs=800,
     )
 
@@ -144,6 +145,6 @@ def deit3_finetune(model: ModelNode, source: str, notes: Notes) -> RunConfig:
         schedule=ScheduleConfig(kind="cosine", unit="epoch", warmup_epochs=5, warmup_lr=1e-6, min_lr=1e-5),
         ema=EMA,
         batch_size=512,
-        accumulate=8,
+        accumulate=size.gpus_finetune,
         epochs=20,
     )

@@ -15,9 +15,9 @@ resmlp: ResMLP on ImageNet-1k from scratch, 400 epochs (Touvron et al. 2021, arX
     hours     not published
 
 What to know:
-- mixer: AdamW's decay 0.1 is their 1e-4 / peak rate (see `vit`); the rate falls linearly to 1e-5; sigmoid
-  cross entropy from a head bias of -6.9. Their stochastic depth does not divide by the keep probability; ours
-  does.
+- mixer: AdamW's decay 0.1 is their 1e-4 / peak rate, and the sigmoid cross entropy from a head bias of -6.9
+  differs from theirs (see `vit` for both). The rate falls linearly to 1e-5. Their stochastic depth does not
+  divide by the keep probability; ours does.
 - resmlp: the same drop path in every block; LAMB clips the gradient norm at 1.0 as NVIDIA's FusedLAMB does.
 """
 

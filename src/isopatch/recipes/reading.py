@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from isopatch.errors import UsageError
+from isopatch.plain_yaml import PlainLoader
 
 MAX_BYTES = 1_000_000  # a configuration is a few kilobytes; anything larger is another file
 
@@ -38,8 +39,8 @@ class Setting:
         return ".".join(self.path)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that also reads 1e-3 as a number."""
+class _Loader(PlainLoader):
+    """The loader of plain data, which also reads 1e-3 as a number."""
 
 
 _Loader.add_implicit_resolver(

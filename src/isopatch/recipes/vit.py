@@ -36,8 +36,10 @@ What to know:
 - Their moments (and the momentum of vit-finetune) are kept in bfloat16, ours in float32.
 - `accumulate` is ours (vit-finetune: theirs), so that a batch fits; a micro-batch is one mixing unit.
 - Pictures: theirs are resized by bilinear sampling without, ours with antialiasing.
-- vit-augreg minimises their summed sigmoid cross entropy from a head bias of -6.9. A later version of their
-  file has softmax: --objective.loss cross-entropy --model.head_bias 0.
+- vit-augreg has a sigmoid cross entropy from a head bias of -6.9. Theirs is summed over the classes and keeps
+  the mixed targets; ours is DeiT III's: the mean, every class of a mix a full target. AdamW does not see the
+  scale, but the clipping does, and hardly acts here. A later version of their file has softmax:
+  --objective.loss cross-entropy --model.head_bias 0.
 - Their cosine starts when the warm-up ends, ours at the first step (as timm's).
 """
 

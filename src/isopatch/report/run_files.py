@@ -93,7 +93,7 @@ def _mapping(run: RunFiles, name: str, *, needed: bool = True) -> dict[str, Any]
     path = run.path / name
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-        document = yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text)
+        document = _plain_yaml(text) if path.suffix == ".yaml" else json.loads(text)
     except FileNotFoundError:
         if needed:
             run.problems.append(f"{name} is missing, so what it holds is not shown.")
@@ -105,6 +105,13 @@ def _mapping(run: RunFiles, name: str, *, needed: bool = True) -> dict[str, Any]
         run.problems.append(f"{name} holds no table of values, so it is not shown.")
         return {}
     return document
+
+
+def _plain_yaml(text: str) -> Any:
+    """Parse YAML without aliases: with them a few lines can stand for gigabytes once written out."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise yaml.YAMLError("aliases are not read")
+    return yaml.safe_load(text)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | None]:

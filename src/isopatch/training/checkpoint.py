@@ -62,7 +62,7 @@ def write_checkpoint(
     """Write checkpoint `step` below `root`, read it back, and return it.
 
     tensors: file name (without suffix) -> named tensors; documents: file name -> JSON values.
-    Raises IsopatchError with the space needed and free when the disk is full; what was there before is intact.
+    Raises IsopatchError with the space needed and free when the disk is full; what was there is intact.
     """
     target = root / f"step-{step:07d}"
     temporary = root / f".{target.name}.tmp-{os.getpid()}"
@@ -94,7 +94,11 @@ def check_space(root: Path, tensors: dict[str, dict[str, torch.Tensor]], keep: i
     """Refuse to start where the checkpoints to keep, plus the one being written, cannot fit."""
     size = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     # Before the first step the optimiser has no state yet: two moments double and triple the weights' size.
-    size += 2 * sum(t.numel() * t.element_size() for t in tensors["model"].values()) if not tensors["optimizer"] else 0
+    size += (
+        2 * sum(t.numel() * t.element_size() for t in tensors["model"].values())
+        if not tensors["optimizer"]
+        else 0
+    )
     present = sum(f.stat().st_size for _, folder in _step_folders(root) for f in folder.iterdir())
     needed = (keep + 1) * size - present
     free = shutil.disk_usage(root).free
@@ -108,7 +112,9 @@ def check_space(root: Path, tensors: dict[str, dict[str, torch.Tensor]], keep: i
 def disk_error(error: OSError, path: Path, needed: int = 0) -> IsopatchError:
     """Turn a failed write into one line: what, where, how much space there is, what to do."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return IsopatchError(f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact")
+        return IsopatchError(
+            f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact"
+        )
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
     return IsopatchError(
         f"disk full while writing {path}: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free; "
@@ -189,7 +195,9 @@ def _step_folders(root: Path) -> list[tuple[int, Path]]:
     """All step folders, newest first."""
     if not root.is_dir():
         return []
-    found = [(int(m.group(1)), p) for p in root.iterdir() if (m := _STEP_FOLDER.fullmatch(p.name)) and p.is_dir()]
+    found = [
+        (int(m.group(1)), p) for p in root.iterdir() if (m := _STEP_FOLDER.fullmatch(p.name)) and p.is_dir()
+    ]
     return sorted(found, reverse=True)
 
 

@@ -134,7 +134,9 @@ class ScheduleConfig(Node):
     unit: Literal["step", "epoch"] = "step"
     warmup_epochs: NonNegative = 0.0
     warmup_steps: Positive | None = Field(None, description="instead of warmup_epochs")
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="instead: part of the whole run")
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="instead: part of the whole run"
+    )
     warmup_lr: NonNegative = 0.0
     min_lr: NonNegative = 0.0
     deit_lag: bool = Field(False, description="DeiT's original: each epoch uses the previous one's rate")
@@ -215,7 +217,8 @@ class RunConfig(Node):
             )
         if self.schedule.warmup_epochs >= self.epochs and self.schedule.kind != "constant":
             raise ValueError(
-                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} leaves nothing of {self.epochs} epochs"
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} leaves nothing of {self.epochs} "
+                f"epochs; give more epochs or a shorter warm-up"
             )
         return self
 

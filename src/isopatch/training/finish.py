@@ -105,7 +105,9 @@ def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, 
             continue
         result = _evaluate(trainer, model, source, stop, precision="fp32", gallery=24).to_json()
         folder.write_json(f"evaluation-{split}.json", result)
-        final[split] = {k: result[k] for k in ("top1", "top5", "nll", "ece", "brier", "macro_recall", "num_images")}
+        final[split] = {
+            k: result[k] for k in ("top1", "top5", "nll", "ece", "brier", "macro_recall", "num_images")
+        }
         log.info("%s: top-1 %.2f %% of %s pictures", split, 100 * result["top1"], f"{result['num_images']:,}")
     summary = summarise(trainer, folder, final)
     folder.write_json("summary.json", summary)
@@ -166,7 +168,13 @@ def _weight_sets(trainer: Trainer) -> list[tuple[str, Isotropic]]:
 
 
 def _evaluate(
-    trainer: Trainer, model: Isotropic, source: ImageSource, stop: StopRequest, *, precision: str, gallery: int
+    trainer: Trainer,
+    model: Isotropic,
+    source: ImageSource,
+    stop: StopRequest,
+    *,
+    precision: str,
+    gallery: int,
 ) -> Evaluation:
     return evaluate(
         model,

@@ -55,7 +55,7 @@ def available_cores() -> int:
 
 def _gains_from_bf16(device: str, threads: int, macs_per_image: int) -> bool:
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     flags = cpu_flags()
     if macs_per_image < BF16_WORTH_MACS:
         return False
@@ -78,7 +78,9 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     name = platform.processor() or platform.machine()
     if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
         name = names[0] if names else name
     return f"{name}, {available_cores()} cores"
 
@@ -108,7 +110,11 @@ def _commit() -> str | None:
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except OSError:
         return None

@@ -32,8 +32,8 @@ METRICS_ROWS = 400  # training rows a run writes, whatever its length, beside on
 class RunResult:
     """How a training ended.
 
-    state: "finished", or "stopped" when it was asked to stop and saved. summary: summary.json's content, empty
-    until finished. exit_code: what the command line returns.
+    state: "finished", or "stopped" when it was asked to stop and saved. summary: summary.json's content,
+    empty until finished. exit_code: what the command line returns.
     """
 
     path: Path
@@ -81,7 +81,9 @@ def train_run(
         raise
 
 
-def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, saved_step: int, quiet: bool) -> RunResult:
+def _run(
+    trainer: Trainer, folder: RunFolder, stop: StopRequest, *, saved_step: int, quiet: bool
+) -> RunResult:
     config, total = trainer.config, trainer.total_steps
     per_epoch = trainer.sampler.steps_per_epoch
     metrics_every = max(1, total // METRICS_ROWS)
@@ -107,7 +109,9 @@ def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, saved_step: 
         if saved_step != trainer.step or trainer.evaluated_step == trainer.step:
             guard.check_state(trainer.model, trainer.step)
             tensors, documents = setup.snapshot(trainer)
-            checkpoints.write_checkpoint(folder.checkpoints, trainer.step, tensors=tensors, documents=documents)
+            checkpoints.write_checkpoint(
+                folder.checkpoints, trainer.step, tensors=tensors, documents=documents
+            )
             checkpoints.retain(folder.checkpoints, config.checkpoint.keep)
             folder.write_status("running", step=trainer.step, total_steps=total)
             saved_step = trainer.step
@@ -175,12 +179,17 @@ def evaluation_due(trainer: Trainer) -> bool:
     if trainer.val is None or trainer.step == 0 or trainer.evaluated_step == trainer.step:
         return False
     epoch, rest = divmod(trainer.step, trainer.sampler.steps_per_epoch)
-    return rest == 0 and (epoch % trainer.config.eval.every_epochs == 0 or trainer.step == trainer.total_steps)
+    return rest == 0 and (
+        epoch % trainer.config.eval.every_epochs == 0 or trainer.step == trainer.total_steps
+    )
 
 
 def checkpoint_due(trainer: Trainer, last_save: float) -> bool:
     """Whether the step or the clock asks for a checkpoint."""
-    every_steps, every_minutes = trainer.config.checkpoint.every_steps, trainer.config.checkpoint.every_minutes
+    every_steps, every_minutes = (
+        trainer.config.checkpoint.every_steps,
+        trainer.config.checkpoint.every_minutes,
+    )
     by_step = every_steps is not None and trainer.step % every_steps == 0
     by_time = every_minutes is not None and time.monotonic() - last_save >= 60 * every_minutes
     return by_step or by_time

@@ -99,8 +99,7 @@ class MetricAccumulator:
         state["predicted"] += np.bincount(predictions, minlength=classes)
         state["hits"] += np.bincount(labels[hits], minlength=classes)
         if state["confusion"].size:
-            pairs = np.bincount(labels * classes + predictions, minlength=classes * classes)
-            state["confusion"] += pairs.reshape(classes, classes)
+            np.add.at(state["confusion"], (labels, predictions), 1)
         state["bin_images"] += np.bincount(bins, minlength=CALIBRATION_BINS)
         state["bin_hits"] += np.bincount(bins[hits], minlength=CALIBRATION_BINS)
         state["bin_confidence"] += np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)

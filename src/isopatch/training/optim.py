@@ -36,7 +36,9 @@ def decay_groups(
     return decayed, spared
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, no_decay: Iterable[str], lr: float) -> NamedOptimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, no_decay: Iterable[str], lr: float
+) -> NamedOptimizer:
     """Build the configured optimiser over the model's decay groups."""
     decayed, spared = decay_groups(model, config, no_decay)
     groups = [
@@ -50,7 +52,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, no_decay: Iterabl
     elif config.name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=config.momentum, fused=True)
     else:
-        from timm.optim import Lamb  # 9 s of import: only where a recipe wants it
+        from timm.optim.lamb import Lamb  # 9 s of import: only where a recipe wants it
 
         optimizer = Lamb(groups, lr=lr, betas=config.betas, eps=config.eps, max_grad_norm=None)
     return NamedOptimizer(optimizer, decayed | spared)
@@ -60,7 +62,7 @@ class NamedOptimizer:
     """A torch optimiser whose state is saved and restored by parameter name.
 
     Positions in torch's own state dict shift when a parameter is added; names do not. Tensors are restored
-    into fresh ones with the parameter's strides, so that a resumed step runs the same code as an unbroken one.
+    into fresh ones with the parameter's strides, so that a resumed step runs the code an unbroken one runs.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> None:
@@ -86,7 +88,8 @@ class NamedOptimizer:
             if isinstance(value, torch.Tensor)
         }
         options = [
-            {key: value for key, value in group.items() if key != "params"} for group in self.optimizer.param_groups
+            {key: value for key, value in group.items() if key != "params"}
+            for group in self.optimizer.param_groups
         ]
         return tensors, options
 
@@ -101,16 +104,10 @@ class NamedOptimizer:
             name, slot = key.rsplit("/", 1)
             parameter = by_name[name]
             like = parameter if saved.shape == parameter.shape else saved
-            device = parameter.device if saved.shape == parameter.shape else _slot_device(parameter)
-            value = torch.empty_like(like, dtype=saved.dtype, device=device)
+            value = torch.empty_like(like, dtype=saved.dtype, device=parameter.device)
             value.copy_(saved)
             self.optimizer.state[parameter][slot] = value
         for group, saved_group in zip(self.optimizer.param_groups, options, strict=True):
             group.update(
                 {k: tuple(v) if isinstance(v, list) else v for k, v in saved_group.items() if k in group}
             )
-
-
-def _slot_device(parameter: nn.Parameter) -> torch.device:
-    """Scalar slots (`step`) of fused optimisers live beside their parameter."""
-    return parameter.device

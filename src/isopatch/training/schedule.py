@@ -58,7 +58,9 @@ class Schedule:
         epochs = self.epochs
         xs = (0.0, float(2 * epochs // 5), float(4 * epochs // 5), float(epochs))
         ys = (0.0, self.peak, self.peak / 20, 0.0)
-        for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+        for (x0, y0), (x1, y1) in zip(
+            zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
+        ):
             if time <= x1 and x1 > x0:
                 return y0 + (y1 - y0) * (time - x0) / (x1 - x0)
         return 0.0

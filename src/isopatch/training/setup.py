@@ -99,7 +99,9 @@ def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = N
     if splits.train is None:
         raise UsageError(f"data.source: {config.data.source} has no training split")
     if len(splits.classes) < 2:
-        raise UsageError(f"data.source: {config.data.source} has {len(splits.classes)} class; training needs two")
+        raise UsageError(
+            f"data.source: {config.data.source} has {len(splits.classes)} class; training needs two"
+        )
     arguments = {**config.model.arguments, "num_classes": len(splits.classes)}
     overrides = {key: value for key, value in config.input.model_dump().items() if value is not None}
     spec = models.make_spec(config.model.name, arguments, input_overrides=overrides, classes=splits.classes)
@@ -192,13 +194,14 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     differences = config_differences(state["config"], trainer.config.model_dump(mode="json"))
     if differences:
         raise UsageError(
-            f"the run in {checkpoint.folder.parent.parent} was started differently: {'; '.join(differences[:5])}; "
+            f"the run in {checkpoint.folder.parent.parent} was started differently: "
+            f"{'; '.join(differences[:5])}; "
             f"resume without these options, or start afresh with another --out"
         )
     if trainer.splits.train is None or state["data_fingerprint"] != trainer.splits.train.fingerprint:
         raise UsageError(
-            f"the training data in {trainer.config.data.source} changed since the run was started (files, sizes "
-            f"or labels differ); restore it, or start afresh with another --out"
+            f"the training data in {trainer.config.data.source} changed since the run was started (files, "
+            f"sizes or labels differ); restore it, or start afresh with another --out"
         )
     if tuple(state["classes"]) != trainer.splits.classes:
         raise IsopatchError(f"classes changed from {state['classes']} to {list(trainer.splits.classes)}")

@@ -50,7 +50,7 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
             heads = model(images, heads=True)
         losses = [classification_loss(logits, targets, config.objective) for logits in head_logits(heads)]
         loss = torch.stack(losses).mean()
-        members = batch.indices.split(config.micro_batch_size)[micro]
+        members = torch.split(batch.indices, config.micro_batch_size)[micro]
         guard.check_loss(loss, batch.step, model, images, functools.partial(samples, members))
         trainer.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
@@ -71,7 +71,7 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
 
 
 def _micro_batches(batch: TrainBatch, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(batch.images.split(size), batch.labels.split(size), strict=True))
+    return list(zip(torch.split(batch.images, size), torch.split(batch.labels, size), strict=True))
 
 
 def _targets(

@@ -1,4 +1,4 @@
-"""Being asked to stop: signals and the time limit. Handlers only set a flag; the loop decides when to look."""
+"""Being asked to stop: signals and the time limit. Handlers set a flag; the loop decides when to look."""
 
 from __future__ import annotations
 
