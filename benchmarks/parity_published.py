@@ -11,7 +11,6 @@ import time
 from types import ModuleType
 
 import torch
-
 from benchmarks.common import ROOT, parser, record
 
 
@@ -34,7 +33,7 @@ def main() -> int:
     test = published()
     errors: dict[str, dict[str, dict[str, str]]] = {}
     left_out = []
-    worst = {dtype: 0.0 for dtype in test.LIMITS}
+    worst = dict.fromkeys(test.LIMITS, 0.0)
     for name in test.SHARED:
         for dtype, limit in test.LIMITS.items():
             weights = test.resolve(name).parameters * torch.empty((), dtype=dtype).element_size()

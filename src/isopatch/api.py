@@ -19,7 +19,7 @@ from isopatch.training.config import RunConfig
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.loop import RunResult, train_run
 from isopatch.training.plan import plan_run
-from isopatch.training.runfolder import RunFolder, next_run_path, require_run
+from isopatch.training.runfolder import RunFolder, next_run_path, require_run, stored_config
 from isopatch.training.stop import StopRequest
 
 log = logging.getLogger("isopatch")
@@ -74,7 +74,7 @@ def train(
             if overwrite:
                 folder.clear()
             if config is None:
-                config = RunConfig.model_validate(require_run(folder.path))
+                config = stored_config(folder.path)
             splits = open_splits(config)
             result = train_run(config, splits, folder, stop, quiet=quiet)
             if result.state == "finished":

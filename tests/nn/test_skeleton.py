@@ -212,3 +212,16 @@ def test_exports_with_a_dynamic_batch(exported: str) -> None:
     for count in (1, 2, 7):
         x = torch.randn(count, 3, 8, 12)
         torch.testing.assert_close(program.module()(x), model(x))
+
+
+@pytest.mark.parametrize("position", ["learned", "learned-2d", "sincos-2d", "relative", "none", None])
+def test_bfloat16_autocast_is_close_and_trains(position: str | None) -> None:
+    model = make("convmixer even") if position is None else make("vit", position=position, init="deit")
+    x = torch.randn(4, 3, 8, 12)
+    expected = model.train()(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(x)
+    torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0.05)
+    logits.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(p.grad.dtype == torch.float32 for p in model.parameters())

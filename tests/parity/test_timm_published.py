@@ -1,7 +1,8 @@
 """The published sizes against timm, by name: same weights, same logits, same input gradient.
 
-Slow: `pytest -m slow tests/parity`; `python -m benchmarks.parity_published` records the figures. Both models share one copy of the weights. What would need more than 2 GB
-of weights is left out: the two huge models, and the large ones in float64.
+Slow: `pytest -m slow tests/parity`; `python -m benchmarks.parity_published` records the figures. Both models
+share one copy of the weights. What would need more than 2 GB of weights is left out: the two huge models, and
+the large ones in float64.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def test_published_size(name: str, dtype: torch.dtype) -> None:
 def published_errors(name: str, dtype: torch.dtype) -> dict[str, float]:
     """Relative errors of logits and input gradient, eval mode, two pictures."""
     torch.manual_seed(0)
-    reference = timm.create_model(name).eval().requires_grad_(False).to(dtype)
+    reference = timm.create_model(name, num_classes=1000).eval().requires_grad_(False).to(dtype)
     with torch.no_grad():
         for key, buffer in reference.state_dict().items():
             if buffer.dim() == 1 and buffer.is_floating_point():

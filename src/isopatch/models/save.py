@@ -30,7 +30,9 @@ def save_model(folder: Path, model: Isotropic, extra: Mapping[str, Any] | None =
         raise UsageError("this model has no spec: build it with create_model or isopatch.models.spec.build")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     description = model.spec.to_json()
-    content: bytes = save(tensors, metadata={"format": "pt", SPEC_DIGEST: spec_digest(description)})
+    # One entry alone: safetensors writes several in an order that differs from run to run, and equal weights
+    # must give equal bytes.
+    content: bytes = save(tensors, metadata={SPEC_DIGEST: spec_digest(description)})
     digest = hashlib.sha256(content).hexdigest()
     config = {"format": FORMAT, "model": description, "weights_sha256": digest, **more}
     folder.mkdir(parents=True, exist_ok=True)

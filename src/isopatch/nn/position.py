@@ -111,11 +111,12 @@ class SinCosPositions(nn.Module):
 
     def forward(self, tokens: Tensor, prefix: Tensor | None, grid: Grid) -> Tensor:
         """Return (B, P + N, C)."""
-        # The kept table is float32: other grids and float64 models get theirs computed.
+        # The kept table was rounded to float32: other grids and float64 models get theirs computed. Its dtype
+        # is the model's, not that of autocast tokens, so the residual stream starts in full precision.
         table = self.table
-        if grid != self.grid or tokens.dtype == torch.float64:
-            table = sincos_table(grid, self.dim, device=tokens.device)
-        positioned: Tensor = self.dropout(join(tokens + table.to(tokens.dtype), prefix))
+        if grid != self.grid or table.dtype == torch.float64:
+            table = sincos_table(grid, self.dim, device=tokens.device).to(table.dtype)
+        positioned: Tensor = self.dropout(join(tokens + table, prefix))
         return positioned
 
 

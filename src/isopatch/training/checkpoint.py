@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from isopatch.errors import IsopatchError
@@ -45,7 +46,11 @@ class Checkpoint:
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
         """Read `<name>.safetensors`."""
-        return load_file(self.folder / f"{name}.safetensors")
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:  # the manifest agrees: written by somebody else
+            raise DamagedCheckpoint(f"{path}: not a safetensors file ({error})") from None
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint holds `<name>.safetensors`."""
@@ -53,7 +58,11 @@ class Checkpoint:
 
     def document(self, name: str) -> Any:
         """Read `<name>.json`."""
-        return json.loads((self.folder / f"{name}.json").read_bytes())
+        path = self.folder / f"{name}.json"
+        try:
+            return json.loads(path.read_bytes())
+        except (ValueError, RecursionError, OSError):
+            raise DamagedCheckpoint(f"{path}: not a JSON file") from None
 
 
 def write_checkpoint(

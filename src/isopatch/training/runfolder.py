@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.files import replace_file, replace_link, to_json
+from isopatch.plain_yaml import PlainLoader
 from isopatch.training import checkpoint
+from isopatch.training.config import RunConfig
 
 log = logging.getLogger("isopatch")
 
@@ -113,10 +116,18 @@ class RunFolder:
         """Write `<name>` as JSON; not-a-number values become null."""
         replace_file(self.path / name, to_json(json_safe(document)))
 
-    def read_json(self, name: str) -> Any:
-        """Read `<name>`, or None where it is absent."""
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Read `<name>`, or None where it is absent; a damaged file raises IsopatchError."""
         path = self.path / name
-        return json.loads(path.read_bytes()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            document = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise IsopatchError(f"{path}: damaged; delete it to continue from the last checkpoint")
+        return document
 
     def write_status(
         self, state: str, *, step: int, total_steps: int, exit_code: int | None = None, message: str = ""
@@ -186,5 +197,22 @@ def require_run(path: Path) -> dict[str, Any]:
     file = path / "config.yaml"
     if not file.is_file():
         raise IsopatchError(f"{path}: no config.yaml here; give the folder of a run")
-    document: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        document = yaml.load(file.read_text(encoding="utf-8"), Loader=PlainLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        document = None
+    if not isinstance(document, dict):
+        raise IsopatchError(f"{file}: damaged or not written by isopatch; restore it, or start afresh elsewhere")
     return document
+
+
+def stored_config(path: Path) -> RunConfig:
+    """Return the configuration stored in a run folder, checked; raise IsopatchError naming what is wrong."""
+    try:
+        return RunConfig.model_validate(require_run(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise IsopatchError(
+            f"{path / 'config.yaml'}: {key}: {first['msg']}; it was edited, or written by another version"
+        ) from None
