@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,8 @@ def test_links_between_the_pages_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_measurements_is_made_from_the_result_files():
+    check = [sys.executable, str(ROOT / "tools" / "readme_results.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run python tools/readme_results.py"

@@ -1,0 +1,42 @@
+"""Train through the command line and read back what the run measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Child, isopatch, scrub
+
+
+def train(
+    arguments: list[str], *, out: Path, cwd: Path, threads: int, timeout: float = 3600
+) -> dict[str, Any]:
+    """Run `isopatch train ARGUMENTS --out OUT` and return its accuracy, seconds and command.
+
+    wall_seconds counts everything from start to exit: imports, decoding, training, final evaluation, report.
+    """
+    command = isopatch("train", *arguments, "--threads", str(threads), "--out", str(out), "--overwrite")
+    done = Child(command, cwd=cwd, threads=threads).wait(timeout)
+    if done.code:
+        raise SystemExit(f"training ended with code {done.code}: {done.stderr[-2000:]}")
+    summary = json.loads((out / "summary.json").read_text())
+    return {
+        "command": scrub("isopatch " + shlex.join(command[3:])),
+        "top1": summary["final"]["test"]["top1"],
+        "macro_recall": summary["final"]["test"]["macro_recall"],
+        "num_test": summary["final"]["test"]["num_images"],
+        "selection": summary["selection"],
+        "parameters": summary["parameters"],
+        "macs": summary["macs"],
+        "images_seen": summary["images_seen"],
+        "epochs": summary["epochs"],
+        "precision": summary["precision"],
+        "threads": summary["threads"],
+        "seed": summary["seed"],
+        "training_seconds": round(summary["seconds"], 1),
+        "wall_seconds": round(done.seconds, 1),
+        "train": summary["data"]["train"],
+        "val": summary["data"]["val"],
+    }

@@ -1,0 +1,58 @@
+"""Write the README's table of measurements from results/*.json: `python tools/readme_results.py [--check]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN = "<!-- results:begin (made by tools/readme_results.py) -->"
+END = "<!-- results:end -->"
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the Markdown table, one line a result file, and the machine they were measured on."""
+    lines = ["| what was to be shown | measured | n | result |", "|---|---|---|---|"]
+    for result in results:
+        verdict = "shown" if result["passed"] else "**missed**"
+        lines.append(
+            f"| {result['claim']} | {words(result['figure'])} | {result['n']} | "
+            f"[{verdict}](results/{result['name']}.json) |"
+        )
+    machines = sorted({result["hardware"] for result in results})
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
+
+
+def words(figure: Any) -> str:
+    """A figure in one cell: numbers as they are, mappings as `name value` pairs."""
+    if isinstance(figure, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {words(value)}" for key, value in figure.items())
+    if isinstance(figure, list):
+        return " / ".join(words(value) for value in figure)
+    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+
+
+def updated(readme: str, root: Path = ROOT) -> str:
+    """Return the README's text with the table made anew."""
+    paths = sorted((root / "results").glob("*.json"))
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    head, rest = readme.split(BEGIN)
+    tail = rest.split(END)[1]
+    return f"{head}{BEGIN}\n{table(results)}\n{END}{tail}"
+
+
+def main() -> int:
+    """Rewrite the README, or with --check say whether it is up to date."""
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = updated(before)
+    if "--check" in sys.argv:
+        return int(before != after)
+    path.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
