@@ -119,13 +119,15 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Evaluate whatever `load` opens on one split of a data set.
 
-    split: "test" where the data has one, else "val", when None. Classes are matched by name with those the
-    model was trained on; a class the model does not know raises UsageError.
+    split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
+        cut as the run did, where `source` is (in) the folder of a run on the same data.
+    Classes are matched by name with those the model was trained on; a class the model does not know raises
+    UsageError.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     model = load(source, name=name)
-    splits = open_data(data, bad=bad)
+    splits = open_data(data, bad=bad, **_as_the_run_split(Path(source), data))
     chosen = split or ("test" if splits.test is not None else "val")
     pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
     if pictures is None:
@@ -156,6 +158,16 @@ def evaluate_checkpoint(
     )
 
 
+def _as_the_run_split(source: Path, data: str) -> dict[str, Any]:
+    """How the run that `source` belongs to split `data`; without one, no validation split is cut."""
+    for folder in (source, source.parent):
+        if (folder / "config.yaml").is_file():
+            config = stored_config(folder).data
+            if config.source == data or Path(config.source).resolve() == Path(data).resolve():
+                return {"val_fraction": config.val_fraction, "split_seed": config.split_seed}
+    return {"val_fraction": 0.0}
+
+
 def _run_folder(
     config: RunConfig | None, out: str | Path | None, resume: str | None, overwrite: bool
 ) -> RunFolder:
@@ -179,5 +191,9 @@ def _run_folder(
         raise UsageError(
             f"{folder.path} is not empty: --resume auto continues the run in it, --overwrite replaces it, "
             f"--out chooses another folder"
+        )
+    if resume == "auto" and folder.has_run() and not (folder.path / "config.yaml").is_file():
+        raise UsageError(
+            f"{folder.path} holds other files and no run (no config.yaml); choose another folder with --out"
         )
     return folder

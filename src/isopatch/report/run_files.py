@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from isopatch.errors import UsageError
+from isopatch.plain_yaml import PlainLoader
 from isopatch.report.wording import number
 
 TRAIN_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_second", "seconds")
@@ -93,7 +94,7 @@ def _mapping(run: RunFiles, name: str, *, needed: bool = True) -> dict[str, Any]
     path = run.path / name
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-        document = _plain_yaml(text) if path.suffix == ".yaml" else json.loads(text)
+        document = yaml.load(text, Loader=PlainLoader) if path.suffix == ".yaml" else json.loads(text)
     except FileNotFoundError:
         if needed:
             run.problems.append(f"{name} is missing, so what it holds is not shown.")
@@ -105,13 +106,6 @@ def _mapping(run: RunFiles, name: str, *, needed: bool = True) -> dict[str, Any]
         run.problems.append(f"{name} holds no table of values, so it is not shown.")
         return {}
     return document
-
-
-def _plain_yaml(text: str) -> Any:
-    """Parse YAML without aliases: with them a few lines can stand for gigabytes once written out."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-        raise yaml.YAMLError("aliases are not read")
-    return yaml.safe_load(text)
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any] | None]:

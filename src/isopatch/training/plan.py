@@ -21,13 +21,13 @@ BYTES_PER_PARAMETER = {"adamw": 16, "lamb": 16, "sgd": 12}  # float32 weight, gr
 def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
     """Return model size, cost, memory estimate, measured images/s and minutes to finish.
 
-    The memory estimate is weights, gradients and optimiser state, plus twice the activations of one
-    micro-batch's forward pass (their gradients are as large); the data kept in memory is not in it.
+    The memory estimate is weights, gradients and optimiser state in float32, plus the activations that one
+    micro-batch keeps for the backward pass; the data kept in memory is not in it.
     """
     trainer = setup.prepare(config, splits)
     arguments = {**config.model.arguments, "num_classes": len(splits.classes)}
     size = (trainer.spec.input.height, trainer.spec.input.width)
-    forward = describe(trainer.spec.name, image_size=size, arguments=arguments)["forward_memory_bytes"]
+    activations = describe(trainer.spec.name, image_size=size, arguments=arguments)["backward_memory_bytes"]
     steps = min(WARMUP_STEPS + MEASURED_STEPS, trainer.total_steps)
     seconds = []
     with TrainLoader(
@@ -55,7 +55,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
         "parameters": trainer.parameters,
         "macs": trainer.macs,
         "flops": 2 * trainer.macs,
-        "memory_estimate_bytes": weights + 2 * forward * config.micro_batch_size,
+        "memory_estimate_bytes": weights + activations * config.micro_batch_size,
         **trainer.choices.to_json(),
         "epochs": config.epochs,
         "steps": trainer.total_steps,
