@@ -98,12 +98,6 @@ def test_a_picture_that_cannot_be_read_raises_as_the_source_does():
         keep_in_memory(Pictures(noise(40, (8, 8)), bad={7}), limit_mb=1)
 
 
-def test_a_request_to_stop_is_answered_at_the_next_picture():
-    source = Pictures(noise(1000, (8, 8)))
-    assert keep_in_memory(source, limit_mb=1, stop=lambda: source.reads >= 100) is source
-    assert source.reads == 100
-
-
 def test_keeping_twice_decodes_once():
     source = Pictures(noise(20, (8, 8)))
     kept = keep_in_memory(source, limit_mb=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,15 +58,12 @@ class KeptSource:
         return self._pixels[index]
 
 
-def keep_in_memory(
-    source: ImageSource, *, limit_mb: float, stop: Callable[[], bool] | None = None
-) -> ImageSource:
+def keep_in_memory(source: ImageSource, *, limit_mb: float) -> ImageSource:
     """Decode every picture of `source` in order and return a `KeptSource`; or `source`, where that is better.
 
     limit_mb: in 10**6 bytes, over all pictures of this source, 3 bytes a pixel; 0 keeps nothing. A few
         pictures give an estimate, so a source far above the limit costs little; one that turns out larger
         than estimated is given up as soon as the limit is passed.
-    stop: asked before each picture; True returns `source` at once, so that a signal is answered promptly.
     A picture that cannot be read raises what `source.read` raises.
     """
     limit = limit_mb * BYTES_PER_MB
@@ -87,8 +82,6 @@ def keep_in_memory(
     pixels: list[NDArray[np.uint8]] = []
     used = 0
     for index in range(len(source)):
-        if stop is not None and stop():
-            return source
         picture = np.asarray(source.read(index))
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3, source.name(index)
         used += picture.nbytes
