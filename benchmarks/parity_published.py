@@ -1,8 +1,9 @@
 """Every published size against timm: same weights, same logits, same input gradient.
 
 Claim: relative error at most 1e-10 in float64 and 1e-5 in float32, for every name timm has. Models with more
-than 2 GB of weights are left out and listed. ConvMixer is compared in channels_last, our layout; how far timm's
-own model is from itself in the other layout stands beside it (`layout_control`: ReLUs within rounding of 0).
+than 2 GB of weights are left out and listed. ConvMixer is compared in channels_last, our layout; how far
+timm's own model is from itself in the other layout stands beside it (`layout_control`:
+ReLUs within rounding of 0).
 Hardware: CPU. Time: a quarter of an hour on one core.
 """
 

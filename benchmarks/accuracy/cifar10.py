@@ -31,7 +31,7 @@ MODELS = {
         "threads": 1,  # at this width one thread is as fast as two
         "arguments": [
             *("--model", "convmixer", "--model.dim", "128", "--model.depth", "4", "--model.kernel_size", "5"),
-            *("--epochs", "16", "--precision", "fp32"),
+            *("--epochs", "12", "--precision", "fp32"),
         ],
     },
     "vit": {

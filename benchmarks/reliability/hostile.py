@@ -35,6 +35,10 @@ TINY = ["--model", "convmixer", "--model.image_size", "8", "--model.patch_size",
 TINY += ["--model.depth", "1", "--model.kernel_size", "3", "--recipe", "small", "--epochs", "1", "--threads", "1"]
 
 
+# Hostile in another way: they hang or swell a careless reader, or hide the payload from one that takes it whole.
+NO_PAYLOAD = ("name.yml", "deep.json", "deep.yaml", "aliases.yaml", "Parquet with pickled pictures")
+
+
 class Payload:
     """Unpickles to a call that creates the canary."""
 
@@ -261,7 +265,7 @@ import sys, pickle, yaml, numpy, torch, zipfile
 path = sys.argv[1]
 for read in (
     lambda: pickle.load(open(path, "rb")),
-    lambda: torch.load(path, weights_only=False),
+    lambda: torch.load(open(path, "rb"), weights_only=False),
     lambda: yaml.unsafe_load(open(path)),
     lambda: numpy.load(path, allow_pickle=True)["labels"],
     lambda: numpy.load(path, allow_pickle=True),
@@ -335,7 +339,7 @@ def main() -> int:
     with workspace("hostile") as work:
         good = good_run(work)
         tries, wrong, files = sweep(work, good, doors_wanted=lambda door: True, files_wanted=lambda name: True)
-        payloads = [p for name, p in files.items() if p.is_file() and not name.startswith(("deep", "alias", "Parq", "name"))]
+        payloads = [p for name, p in files.items() if p.is_file() and name not in NO_PAYLOAD]
         alive = control(work, payloads)
         command = isopatch("predict", str(files["zip-state.pth"]), "x.jpg")
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, env=environment())

@@ -7,6 +7,11 @@ from typing import Any
 import yaml
 
 
+def read_plain(text: str) -> Any:
+    """Return what one YAML document says; raises yaml.YAMLError, ValueError or RecursionError."""
+    return PlainLoader(text).get_single_data()
+
+
 class PlainLoader(yaml.SafeLoader):
     """PyYAML's safe loader, which also refuses aliases (`*name`): settings have no use for them."""
 

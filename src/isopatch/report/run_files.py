@@ -14,7 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from isopatch.errors import UsageError
-from isopatch.plain_yaml import PlainLoader
+from isopatch.plain_yaml import read_plain
 from isopatch.report.wording import number
 
 TRAIN_COLUMNS = ("step", "epoch", "loss", "lr", "grad_norm", "images_per_second", "seconds")
@@ -94,7 +94,7 @@ def _mapping(run: RunFiles, name: str, *, needed: bool = True) -> dict[str, Any]
     path = run.path / name
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
-        document = yaml.load(text, Loader=PlainLoader) if path.suffix == ".yaml" else json.loads(text)
+        document = read_plain(text) if path.suffix == ".yaml" else json.loads(text)
     except FileNotFoundError:
         if needed:
             run.problems.append(f"{name} is missing, so what it holds is not shown.")

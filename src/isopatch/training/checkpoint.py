@@ -125,8 +125,9 @@ def disk_error(error: OSError, path: Path, needed: int = 0) -> IsopatchError:
             f"cannot write {path}: {error.strerror or error}; earlier checkpoints are intact"
         )
     free = shutil.disk_usage(path.parent if path.parent.exists() else path.parent.parent).free
+    size = f"about {needed / 1e6:.1f} MB needed, " if needed else ""
     return IsopatchError(
-        f"disk full while writing {path}: about {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free; "
+        f"disk full while writing {path}: {size}{free / 1e6:.1f} MB free; "
         f"earlier checkpoints are intact: free some space, then run again with --resume auto"
     )
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.files import replace_file, replace_link, to_json
-from isopatch.plain_yaml import PlainLoader
+from isopatch.plain_yaml import read_plain
 from isopatch.training import checkpoint
 from isopatch.training.config import RunConfig
 
@@ -198,7 +198,7 @@ def require_run(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise IsopatchError(f"{path}: no config.yaml here; give the folder of a run")
     try:
-        document = yaml.load(file.read_text(encoding="utf-8"), Loader=PlainLoader)
+        document = read_plain(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         document = None
     if not isinstance(document, dict):
