@@ -30,7 +30,7 @@ def main() -> int:
     with workspace("trashnet") as folder:
         for seed in range(arguments.seed, arguments.seed + arguments.n):
             given = ["--data", str(data_root() / "trashnet"), *ARGUMENTS, "--seed", str(seed)]
-            runs.append(train(given, out=folder / f"seed-{seed}", cwd=folder, threads=2))
+            runs.append(train(given, out=folder / f"seed-{seed}", cwd=folder, threads=1))
             print(f"seed {seed}: top-1 {runs[-1]['top1']:.4f}, macro recall {runs[-1]['macro_recall']:.4f}")
     accuracies = [run["top1"] for run in runs]
     return record(

@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, Child, Done, fingerprint, isopatch, parser, record, spread, step_folders
 from benchmarks.reliability.small_runs import CONFIGURATIONS, prepare_data, train_arguments
-from benchmarks.reliability.wrapped import STARTUP, read_mark
+from benchmarks.reliability.wrapped import PREPARING, STARTUP, read_mark
 
 CLAIM = (
     "every killed and resumed run ends with the uninterrupted run's weights, optimiser state, moving average and "
@@ -138,8 +138,8 @@ def survive(
 
 
 def _wait_for(child: Child, folder: Path, mark: Path, kill: Kill, seconds: float) -> bool:
-    """Wait for the planned moment; False where the process ended before it."""
-    while child.running and read_mark(mark)[0] == STARTUP:
+    """Wait for the planned moment, counted from the first step; False where the process ended before it."""
+    while child.running and read_mark(mark)[0] in (STARTUP, "scan", PREPARING):
         time.sleep(0.002)
     deadline = time.monotonic() + kill.share * seconds
     while child.running and time.monotonic() < deadline:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.reliability.wrapped '{"mark": "phase.txt"}' train --data digits ...
 
-mark: a file that always tells the phase (scan, step, validation, best, save, finish) and how often it was entered.
+mark: a file that always tells the phase (scan, step, validation, best, save, finish, or what lies between) and how
+    often it was entered.
 linger: {"phase": P, "occurrence": N, "until": FILE}: stay in the N-th P until FILE exists (60 s at most).
 forget_position: a resumed run sees the samples from the beginning again: the defect that the resume harness
     must notice.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-STARTUP = "startup"
+STARTUP, PREPARING, BETWEEN = "startup", "preparing", "between steps"
 LINGERING = "lingering"
 _WIDTH = 32  # bytes of the mark: one write, always whole
 
@@ -43,7 +44,10 @@ class Phases:
         self._write()
 
     def leave(self) -> None:
+        """Go back to what was before; outside of all phases that is start-up, preparation or between steps."""
         self._stack.pop()
+        if len(self._stack) == 1:
+            self._stack[0] = BETWEEN if self._counts["step"] else PREPARING
         self._write()
 
     def maybe_linger(self, phase: str) -> None:
@@ -62,13 +66,13 @@ class Phases:
     def _write(self) -> None:
         if self._file is not None:
             phase = self._stack[-1]
-            os.pwrite(self._file, f"{phase} {self._counts[phase]}".ljust(_WIDTH).encode(), 0)
+            os.pwrite(self._file, f"{phase}/{self._counts[phase]}".ljust(_WIDTH).encode(), 0)
 
 
 def read_mark(path: Path) -> tuple[str, int]:
     """Return (phase, how often it was entered); ("startup", 0) before the first write."""
-    words = path.read_text().split() if path.is_file() else []
-    return (words[0], int(words[1])) if len(words) == 2 else (STARTUP, 0)
+    phase, slash, count = path.read_text().strip().partition("/") if path.is_file() else ("", "", "")
+    return (phase, int(count)) if slash else (STARTUP, 0)
 
 
 @contextlib.contextmanager

@@ -209,3 +209,12 @@ def test_what_is_not_finite_stops_before_the_update(what, splits, tmp_path, monk
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     last = checkpoint.find_latest(tmp_path / "checkpoints").tensors("model")
     assert all(torch.isfinite(t).all() for t in last.values())
+
+
+def test_pretrained_weights_bring_their_input_contract_and_the_configuration_wins(splits, tmp_path):
+    first = config(epochs=1, input={"mean": (0.3, 0.3, 0.3), "std": (0.2, 0.2, 0.2)})
+    run(first, splits, tmp_path / "source")
+    again = config(epochs=1, weights=str(tmp_path / "source"), input={"std": (0.4, 0.4, 0.4)})
+    run(again, splits, tmp_path / "tuned")
+    contract = load(tmp_path / "tuned").spec.input
+    assert contract.mean == (0.3, 0.3, 0.3) and contract.std == (0.4, 0.4, 0.4)

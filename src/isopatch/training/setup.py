@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,7 +109,7 @@ def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = N
     choices = replay or choose(config, numbers["macs"])
     torch.set_num_threads(choices.threads)
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
-    model = models.build(spec) if config.weights is None else _pretrained(config, spec)
+    model = models.build(spec) if config.weights is None else _pretrained(config, spec, overrides)
     model.activation_checkpointing = config.activation_checkpointing
     model.to(choices.device)
     sampler = EpochSampler(
@@ -129,7 +129,7 @@ def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = N
         optimizer=build_optimizer(model, config.optimizer, models.no_weight_decay(model), config.peak_lr),
         schedule=Schedule.of(config, sampler.steps_per_epoch),
         sampler=sampler,
-        transform=TrainTransform(config.augment, spec.input),
+        transform=TrainTransform(config.augment, model.spec.input),
         scaler=torch.amp.GradScaler(choices.device.split(":")[0], enabled=choices.precision == "fp16"),
         ema=None if config.ema.decay is None else Ema(model, config.ema.decay),
         macs=numbers["macs"],
@@ -137,8 +137,11 @@ def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = N
     )
 
 
-def _pretrained(config: RunConfig, spec: models.ModelSpec) -> Isotropic:
-    """Start from `config.weights`, with the run's own classes, size and input contract."""
+def _pretrained(config: RunConfig, spec: models.ModelSpec, overrides: dict[str, Any]) -> Isotropic:
+    """Start from `config.weights`, with the run's classes and size, and the input contract of the weights.
+
+    overrides: fields of the contract that the configuration sets; they win.
+    """
     assert config.weights is not None
     arguments = {k: v for k, v in config.model.arguments.items() if k not in ("num_classes", "image_size")}
     model = load(
@@ -149,7 +152,7 @@ def _pretrained(config: RunConfig, spec: models.ModelSpec) -> Isotropic:
         arguments=arguments,
         class_names=spec.classes,
     )
-    model.spec = spec
+    model.spec = replace(model.spec, input=replace(model.spec.input, **overrides))
     return model
 
 
