@@ -96,7 +96,9 @@ def surroundings() -> dict[str, Any]:
         "versions": versions,
         "platform": f"{platform.system()} {platform.release().split('-')[0]}, {platform.machine()}",
         "commit": commit,
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks")) if commit else None,
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--", "src", "benchmarks"))
+        if commit
+        else None,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -146,7 +148,12 @@ def scrub(value: Any) -> Any:
 
 
 def _folders() -> list[tuple[str, str]]:
-    pairs = [(f"{ROOT}/", ""), (f"{tempfile.gettempdir()}/", "TMP/"), (sys.prefix, "ENV"), (str(Path.home()), "~")]
+    pairs = [
+        (f"{ROOT}/", ""),
+        (f"{tempfile.gettempdir()}/", "TMP/"),
+        (sys.prefix, "ENV"),
+        (str(Path.home()), "~"),
+    ]
     if os.environ.get("ISOPATCH_DATA"):
         pairs.insert(0, (os.environ["ISOPATCH_DATA"].rstrip("/"), "$ISOPATCH_DATA"))
     return [(folder, word) for folder, word in pairs if len(folder) > 3]
@@ -154,7 +161,9 @@ def _folders() -> list[tuple[str, str]]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
     except OSError:
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
@@ -317,7 +326,9 @@ def metrics_values(run: Path) -> list[dict[str, Any]]:
 # --- pictures -------------------------------------------------------------------------------------------
 
 
-def make_pictures(folder: Path, *, classes: Sequence[str], per_class: int, side: int = 48, seed: int = 0) -> None:
+def make_pictures(
+    folder: Path, *, classes: Sequence[str], per_class: int, side: int = 48, seed: int = 0
+) -> None:
     """Write `folder/<class>/<n>.jpg`: noise on a base colour of the class, so that it can be learnt."""
     import numpy as np
     from PIL import Image

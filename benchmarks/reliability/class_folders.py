@@ -120,10 +120,21 @@ def evaluated(run: Path, data: Path, split: str) -> list[str]:
 def train_on(data: Path, run: Path) -> None:
     from isopatch.cli import main
 
-    words = ["--model", "convmixer", "--model.image_size", "16", "--model.patch_size", "4", "--model.dim", "16"]
+    words = [
+        "--model",
+        "convmixer",
+        "--model.image_size",
+        "16",
+        "--model.patch_size",
+        "4",
+        "--model.dim",
+        "16",
+    ]
     words += ["--model.depth", "1", "--model.kernel_size", "3", "--recipe", "small", "--batch_size", "8"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        code = main(["train", "--data", str(data), "--out", str(run), "--epochs", "4", "--threads", "1", *words])
+        code = main(
+            ["train", "--data", str(data), "--out", str(run), "--epochs", "4", "--threads", "1", *words]
+        )
     assert code == 0, f"the model to evaluate was not trained: exit code {code}"
 
 

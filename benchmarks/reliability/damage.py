@@ -164,7 +164,9 @@ def inside(work: Path) -> int:
     disk.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(disk)], check=True)
     whole = run(*arguments("whole"), cwd=disk)
-    results = [{"fill": "control: enough space", "problems": [] if whole.code == 0 else [whole.stderr[-300:]]}]
+    results = [
+        {"fill": "control: enough space", "problems": [] if whole.code == 0 else [whole.stderr[-300:]]}
+    ]
     expected = fingerprint(disk / "whole")
     results += [{"fill": list(case), **filled(disk, *case, expected)} for case in FILLS]
     results.append({"fill": "at the start", **too_small(disk)})
@@ -230,7 +232,10 @@ def too_small(disk: Path) -> dict[str, Any]:
     filler.unlink()
     lines = [line for line in done.stderr.splitlines() if "isopatch: error:" in line]
     right = done.code == 1 and len(lines) == 1 and "MB are free" in lines[0] and not done.traceback
-    return {"problems": [] if right else [f"exit code {done.code}: {done.stderr[-300:]}"], "message": lines[:1]}
+    return {
+        "problems": [] if right else [f"exit code {done.code}: {done.stderr[-300:]}"],
+        "message": lines[:1],
+    }
 
 
 def main() -> int:
@@ -268,7 +273,10 @@ def main() -> int:
         seed=given.seed,
         started=started,
         out=given.out,
-        by_file={f: [sum(t["ok"] for t in trials if t["file"] == f), sum(t["file"] == f for t in trials)] for f in files},
+        by_file={
+            f: [sum(t["ok"] for t in trials if t["file"] == f), sum(t["file"] == f for t in trials)]
+            for f in files
+        },
         missed=[t for t in trials if not t["ok"]],
         commands=commands,
         full_disk=disk,

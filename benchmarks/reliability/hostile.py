@@ -32,7 +32,18 @@ from benchmarks.reliability.small_runs import CONVMIXER, arguments_of
 SLOW = 30.0  # seconds: nothing here is worth more
 CANARY = "canary"  # a folder that the payload would create in the current folder
 TINY = ["--model", "convmixer", "--model.image_size", "8", "--model.patch_size", "2", "--model.dim", "8"]
-TINY += ["--model.depth", "1", "--model.kernel_size", "3", "--recipe", "small", "--epochs", "1", "--threads", "1"]
+TINY += [
+    "--model.depth",
+    "1",
+    "--model.kernel_size",
+    "3",
+    "--recipe",
+    "small",
+    "--epochs",
+    "1",
+    "--threads",
+    "1",
+]
 
 
 # Hostile in another way: they hang or swell a careless reader, or hide the payload from one that takes it whole.
@@ -64,7 +75,20 @@ def hostile_files(folder: Path, good: Path) -> dict[str, Path]:
         return path
 
     raw = pickle.dumps(Payload())
-    for suffix in ("pth", "pt", "bin", "pth.tar", "ckpt", "pkl", "safetensors", "npz", "npy", "yaml", "json", "jpg"):
+    for suffix in (
+        "pth",
+        "pt",
+        "bin",
+        "pth.tar",
+        "ckpt",
+        "pkl",
+        "safetensors",
+        "npz",
+        "npy",
+        "yaml",
+        "json",
+        "jpg",
+    ):
         put(f"pickle.{suffix}", raw)
     for suffix in ("csv", "jsonl", "parquet", "onnx", "zip"):
         put(f"pickle.{suffix}", raw)
@@ -111,7 +135,14 @@ def alias_bomb() -> bytes:
 def hostile_folders(folder: Path, good: Path, raw: bytes) -> dict[str, Path]:
     """Run folders, checkpoints, model and data folders with a payload in one of their files."""
     folders: dict[str, Path] = {}
-    for relative in ("config.yaml", "summary.json", "status.json", "metrics.jsonl", "env.json", "evaluation-test.json"):
+    for relative in (
+        "config.yaml",
+        "summary.json",
+        "status.json",
+        "metrics.jsonl",
+        "env.json",
+        "evaluation-test.json",
+    ):
         copy = folders[f"run with pickled {relative}"] = folder / f"run-{relative.split('.')[0]}"
         shutil.copytree(good, copy, symlinks=True)
         (copy / relative).write_bytes(raw)
@@ -123,7 +154,9 @@ def hostile_folders(folder: Path, good: Path, raw: bytes) -> dict[str, Path]:
     shutil.copytree(good, copy, symlinks=True)
     (copy / "config.yaml").write_text(f'seed: !!python/object/apply:os.mkdir ["{CANARY}"]\n')
     for name in ("model.safetensors", "optimizer.safetensors", "state.json", "config.json"):
-        copy = folders[f"run with pickled {name}, digests right"] = folder / f"run-checkpoint-{name.split('.')[0]}"
+        copy = folders[f"run with pickled {name}, digests right"] = (
+            folder / f"run-checkpoint-{name.split('.')[0]}"
+        )
         shutil.copytree(good, copy, symlinks=True)
         (copy / "status.json").unlink()  # a killed run: resume looks at the checkpoint
         for checkpoint in (copy / "checkpoints").glob("step-*"):
@@ -136,7 +169,9 @@ def hostile_folders(folder: Path, good: Path, raw: bytes) -> dict[str, Path]:
             shutil.copytree(copy / "best", best)
     torch_folder = folders["hub layout, pickled weights"] = folder / "hub"
     torch_folder.mkdir()
-    (torch_folder / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 3}))
+    (torch_folder / "config.json").write_text(
+        json.dumps({"architecture": "vit_tiny_patch16_224", "num_classes": 3})
+    )
     (torch_folder / "pytorch_model.bin").write_bytes(raw)
     distributed = folders["torch distributed checkpoint"] = folder / "distributed"
     distributed.mkdir()
@@ -190,7 +225,15 @@ def doors(good: str, picture: str) -> dict[str, Callable[[str], list[str]]]:
         "train --out": lambda p: ["train", "--data", "digits", *TINY, "--out", p],
         "train --config": lambda p: ["train", "--config", p, "--out", "new"],
         "train --data": lambda p: ["train", "--data", p, "--out", "new"],
-        "train --dry-run --weights": lambda p: ["train", "--data", "digits", *TINY, "--weights", p, "--dry-run"],
+        "train --dry-run --weights": lambda p: [
+            "train",
+            "--data",
+            "digits",
+            *TINY,
+            "--weights",
+            p,
+            "--dry-run",
+        ],
         "config --config": lambda p: ["config", "--config", p],
         "config --data": lambda p: ["config", "--data", p],
         "config --weights": lambda p: ["config", *TINY, "--weights", p],
@@ -281,7 +324,9 @@ def control(work: Path, paths: list[Path]) -> int:
     for path in paths:
         folder = work / "control"
         folder.mkdir()
-        subprocess.run([sys.executable, "-c", CARELESS, str(path)], cwd=folder, capture_output=True, check=False)
+        subprocess.run(
+            [sys.executable, "-c", CARELESS, str(path)], cwd=folder, capture_output=True, check=False
+        )
         alive += (folder / CANARY).exists()
         shutil.rmtree(folder)
     return alive
@@ -338,13 +383,19 @@ def main() -> int:
     started = time.monotonic()
     with workspace("hostile") as work:
         good = good_run(work)
-        tries, wrong, files = sweep(work, good, doors_wanted=lambda door: True, files_wanted=lambda name: True)
+        tries, wrong, files = sweep(
+            work, good, doors_wanted=lambda door: True, files_wanted=lambda name: True
+        )
         payloads = [p for name, p in files.items() if p.is_file() and name not in NO_PAYLOAD]
         alive = control(work, payloads)
         command = isopatch("predict", str(files["zip-state.pth"]), "x.jpg")
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False, env=environment())
+        done = subprocess.run(
+            command, cwd=work, capture_output=True, text=True, check=False, env=environment()
+        )
         if done.returncode not in (1, 2) or "Traceback" in done.stderr or (work / CANARY).exists():
-            wrong.append({"door": "a process of its own", "file": "zip-state.pth", "problems": [done.stderr[-300:]]})
+            wrong.append(
+                {"door": "a process of its own", "file": "zip-state.pth", "problems": [done.stderr[-300:]]}
+            )
         ran = sum("THE PAYLOAD RAN" in entry["problems"] for entry in wrong)
     return record(
         "hostile",

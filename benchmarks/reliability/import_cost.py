@@ -14,7 +14,18 @@ import time
 from benchmarks.common import ROOT, environment, isopatch, parser, record, spread
 
 FLOOR_SECONDS = 0.5
-HEAVY = ("torch", "torchvision", "timm", "numpy", "pyarrow", "matplotlib", "PIL", "sklearn", "pydantic", "datasets")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+    "PIL",
+    "sklearn",
+    "pydantic",
+    "datasets",
+)
 FORBIDDEN = ("torch", "torchvision", "timm")
 
 PROBES = {
@@ -28,7 +39,12 @@ REPORT = "\nimport sys, json; print('\\n' + json.dumps(sorted(m for m in sys.mod
 def loaded(code: str) -> list[str]:
     """Heavy top-level modules that are loaded after `code`."""
     done = subprocess.run(
-        [sys.executable, "-c", code + REPORT], capture_output=True, text=True, check=True, env=environment(), cwd=ROOT
+        [sys.executable, "-c", code + REPORT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+        cwd=ROOT,
     )
     return [name for name in json.loads(done.stdout.splitlines()[-1]) if name in HEAVY]
 

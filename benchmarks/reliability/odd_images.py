@@ -39,7 +39,9 @@ def counted(report: dict[str, Any], rows: list[dict[str, str]], root: Path) -> l
     problems = []
     if report["readable"] + report["unreadable"] != len(rows):
         problems.append(f"{report['readable']} + {report['unreadable']} of {len(rows)} files counted")
-    refused = {str(Path(entry["file"]).resolve().relative_to(root.resolve())) for entry in report["unreadable_files"]}
+    refused = {
+        str(Path(entry["file"]).resolve().relative_to(root.resolve())) for entry in report["unreadable_files"]
+    }
     if len(refused) != report["unreadable"]:
         problems.append(f"{len(refused)} of {report['unreadable']} unreadable files are named")
     unknown = refused - {row["path"] for row in rows}
@@ -105,11 +107,13 @@ def grey_levels(
         if (transparent := picture.info.get("transparency")) is not None:
             keep = stored != transparent
             stored, grey = stored[keep], grey[keep]
-        scaled = [white for white in WHITES for g in (grey, 255 - grey) if abs(g - 255 * stored / white).max() <= 1]
+        scaled = [
+            white for white in WHITES for g in (grey, 255 - grey) if abs(g - 255 * stored / white).max() <= 1
+        ]
         row = {
             "file": file.name,
-            "stored_levels": int(len(np.unique(stored))),
-            "our_levels": int(len(np.unique(grey))),
+            "stored_levels": len(np.unique(stored)),
+            "our_levels": len(np.unique(grey)),
             "white_when_clipped": round(float((stored >= 255).mean()), 3),
             "range": scaled[0] if scaled else None,
             "remarked": file.name in remarked,

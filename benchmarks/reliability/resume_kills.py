@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.common import ROOT, Child, Done, fingerprint, isopatch, parser, record, spread, step_folders
 from benchmarks.reliability.small_runs import CONFIGURATIONS, prepare_data, train_arguments
-from benchmarks.reliability.wrapped import PREPARING, STARTUP, read_mark
+from benchmarks.reliability.wrapped import read_mark
 
 CLAIM = (
     "every killed and resumed run ends with the uninterrupted run's weights, optimiser state, moving average and "
@@ -49,7 +49,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Kill:
-    """When to kill: `share` of the remaining training time; in the next save after that, or right then."""
+    """When to kill: after `share` of the remaining steps and a moment more; or in the next save after that."""
 
     share: float
     in_save: bool
@@ -116,10 +116,10 @@ def survive(
     for kill in [*kills, None]:
         mark.unlink(missing_ok=True)
         before = step_folders(folder)
-        left = 1 - (int(before[-1].name[5:]) / total if before else 0)
+        steps_left = total - (int(before[-1].name[5:]) if before else 0)
         child = Child(command, cwd=work)
         try:
-            if kill is not None and _wait_for(child, folder, mark, kill, left * reference.seconds):
+            if kill is not None and _wait_for(child, folder, mark, kill, steps_left):
                 child.signal_group(signal.SIGKILL)
             done = child.wait(120 + 10 * reference.seconds)
         finally:
@@ -127,23 +127,29 @@ def survive(
         if done.code == -signal.SIGKILL and kill is not None:
             killed.append(_autopsy(folder, mark))
         elif done.code != 0:
-            return Outcome(key, reference.name, False, ["exit code"], killed, f"{done.code}: {_last_line(done)}")
+            return Outcome(
+                key, reference.name, False, ["exit code"], killed, f"{done.code}: {_last_line(done)}"
+            )
         else:
             break
     result = fingerprint(folder)
-    differing = sorted(k for k in result.keys() | reference.result.keys() if result.get(k) != reference.result.get(k))
+    differing = sorted(
+        k for k in result.keys() | reference.result.keys() if result.get(k) != reference.result.get(k)
+    )
     if not differing:
         shutil.rmtree(folder)
     return Outcome(key, reference.name, not differing, differing, killed)
 
 
-def _wait_for(child: Child, folder: Path, mark: Path, kill: Kill, seconds: float) -> bool:
-    """Wait for the planned moment, counted from the first step; False where the process ended before it."""
-    while child.running and read_mark(mark)[0] in (STARTUP, "scan", PREPARING):
-        time.sleep(0.002)
-    deadline = time.monotonic() + kill.share * seconds
-    while child.running and time.monotonic() < deadline:
-        time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+def _wait_for(child: Child, folder: Path, mark: Path, kill: Kill, steps_left: int) -> bool:
+    """Wait for the planned moment; False where the process ended before it."""
+    target = max(1, int(kill.share * steps_left))
+    while child.running:
+        phase, count = read_mark(mark)
+        if phase == "step" and count >= target:
+            break
+        time.sleep(0.001)
+    time.sleep(random.uniform(0, 0.3))  # on to another place: a later step, a save, a validation
     patience = 0.02
     while kill.in_save and child.running:
         if _being_written(folder):
@@ -161,7 +167,9 @@ def _being_written(folder: Path) -> list[int]:
         names = os.listdir(folder / "checkpoints")
     except OSError:
         return []
-    newest = max((int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit()), default=-1)
+    newest = max(
+        (int(name[5:]) for name in names if name.startswith("step-") and name[5:].isdigit()), default=-1
+    )
     steps = [int(name.split(".")[1][5:]) for name in names if name.startswith(".step-")]
     return [step for step in steps if step > newest]  # an older one is being deleted, not written
 
@@ -178,14 +186,15 @@ def _autopsy(folder: Path, mark: Path) -> Killed:
 
 
 def plan_kills(n: int, seed: int) -> list[list[Kill]]:
-    """One to three kills a run; two of five aimed at a save, the others at any moment."""
+    """One to three kills a run; two of five aimed at a save, some before the first, the others at any moment."""
     generator = random.Random(seed)
     plans: list[list[Kill]] = []
     number = 0
     for run in range(n):
         plan = []
-        for _ in range(1 + run % 3):
-            plan.append(Kill(generator.uniform(0.02, 0.85), number % 5 in (0, 2)))
+        for index in range(1 + run % 3):
+            early = index == 0 and run % 5 == 4
+            plan.append(Kill(0.0 if early else generator.uniform(0.02, 0.85), number % 5 in (0, 2)))
             number += 1
         plans.append(plan)
     return plans
@@ -215,7 +224,9 @@ class Journal:
 
 def main() -> int:
     options = parser(__doc__, n=20)
-    options.add_argument("--seconds", type=float, default=60, help="least training time of a run (default 60)")
+    options.add_argument(
+        "--seconds", type=float, default=60, help="least training time of a run (default 60)"
+    )
     options.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "resume-kills")
     options.add_argument("--fresh", action="store_true", help="forget what an earlier call did")
@@ -253,7 +264,8 @@ def main() -> int:
         references = dict(zip(names, pool.map(ensure_reference, names), strict=True))
         plans = plan_kills(n, given.seed)
         jobs = [
-            pool.submit(ensure_run, f"{i:03d}", references[names[i % len(names)]], plans[i], False) for i in range(n)
+            pool.submit(ensure_run, f"{i:03d}", references[names[i % len(names)]], plans[i], False)
+            for i in range(n)
         ]
         controls = [
             pool.submit(ensure_run, f"control-{i}", references[name], [Kill(0.4, False)], True)

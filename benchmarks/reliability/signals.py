@@ -61,7 +61,9 @@ def lingering(work: Path, out: str, workers: int, phase: str) -> Iterator[Child]
     child = Child(wrapped(work, out, workers, phase), cwd=work)
     try:
         deadline = time.monotonic() + 60
-        while child.running and read_mark(work / f"{out}.mark")[0] != LINGERING and time.monotonic() < deadline:
+        while (
+            child.running and read_mark(work / f"{out}.mark")[0] != LINGERING and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         yield child
     finally:
@@ -74,7 +76,9 @@ def shared_memory() -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
 
-def interrupted(work: Path, number: signal.Signals, phase: str, workers: int, whole: dict[str, Any]) -> dict[str, Any]:
+def interrupted(
+    work: Path, number: signal.Signals, phase: str, workers: int, whole: dict[str, Any]
+) -> dict[str, Any]:
     """One case of the matrix. SIGINT goes to the whole group (a terminal), SIGTERM to the process (a scheduler)."""
     out = f"{number.name}-{phase}-{workers}"
     memory = shared_memory()

@@ -35,8 +35,18 @@ COMMON = {"--recipe": "small", "--precision": "fp32", "--threads": "1", "--batch
 CONFIGURATIONS: dict[str, dict[str, str]] = {
     "vit, mixup and cutmix, drop path": {**VIT, "--data": "digits"},
     "convmixer, 2 workers": {**CONVMIXER, "--data": "digits", "--data.workers": "2"},
-    "convmixer, 4 micro-batches": {**CONVMIXER, "--data": "digits", "--accumulate": "4", "--mix.mixup": "0.2"},
-    "vit, moving average, 2 workers": {**VIT, "--data": "digits", "--ema.decay": "0.99", "--data.workers": "2"},
+    "convmixer, 4 micro-batches": {
+        **CONVMIXER,
+        "--data": "digits",
+        "--accumulate": "4",
+        "--mix.mixup": "0.2",
+    },
+    "vit, moving average, 2 workers": {
+        **VIT,
+        "--data": "digits",
+        "--ema.decay": "0.99",
+        "--data.workers": "2",
+    },
     "convmixer, moving average, JPEG folder with RandAugment and erasing, 2 workers": {
         **CONVMIXER,
         "--model.image_size": "32",
@@ -55,11 +65,19 @@ def train_arguments(
     name: str, *, out: str, epochs: int, seed: int = 0, every_steps: int | None = None, **extra: str
 ) -> list[str]:
     """Arguments of `isopatch train`; `extra` replaces or adds options, written with __ for a dot."""
-    return arguments_of(CONFIGURATIONS[name], out=out, epochs=epochs, seed=seed, every_steps=every_steps, **extra)
+    return arguments_of(
+        CONFIGURATIONS[name], out=out, epochs=epochs, seed=seed, every_steps=every_steps, **extra
+    )
 
 
 def arguments_of(
-    options: Mapping[str, str], *, out: str, epochs: int, seed: int = 0, every_steps: int | None = None, **extra: str
+    options: Mapping[str, str],
+    *,
+    out: str,
+    epochs: int,
+    seed: int = 0,
+    every_steps: int | None = None,
+    **extra: str,
 ) -> list[str]:
     """Arguments of `isopatch train` for a table of options."""
     merged = {**COMMON, **options, "--out": out, "--epochs": str(epochs), "--seed": str(seed)}

@@ -96,7 +96,9 @@ def arranged(spec: dict[str, Any]) -> Iterator[None]:
         return call
 
     def write_new(path: Path, content: bytes, original: Callable[..., Any] = checkpoint.write_new) -> None:
-        if path.name == checkpoint.MANIFEST:  # the save's other files are written, the rename is still to come
+        if (
+            path.name == checkpoint.MANIFEST
+        ):  # the save's other files are written, the rename is still to come
             phases.maybe_linger("save")
         original(path, content)
 

@@ -1,0 +1,56 @@
+"""A payload does not run, whatever door it is given to; every file and door: benchmarks/reliability/hostile.py."""
+
+import contextlib
+import io
+import os
+import pickle
+
+import pytest
+from benchmarks.reliability import hostile
+
+FILES = ("pickle.pth", "zip-state.pth", "pickle.safetensors", "apply.yaml")
+FOLDERS = (
+    "run with tagged config.yaml",
+    "run with alias bomb as config.yaml",
+    "run with pickled model.safetensors, digests right",
+    "run with pickled state.json, digests right",
+    "hub layout, pickled weights",
+)
+RUN_DOORS = ("train --resume", "eval CHECKPOINT", "predict CHECKPOINT", "report RUN")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    from isopatch.cli import main
+
+    path = tmp_path_factory.mktemp("good") / "run"
+    arguments = ["train", "--data", "digits", *hostile.TINY, "--out", str(path), "--batch_size", "256"]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        assert main(arguments) == 0
+    return path
+
+
+def test_files_at_every_door(tmp_path, good):
+    tries, wrong, _ = hostile.sweep(
+        tmp_path, good, doors_wanted=lambda door: True, files_wanted=lambda name: name in FILES
+    )
+    assert wrong == [] and tries == len(FILES) * len(hostile.doors("", ""))
+
+
+def test_run_folders_at_the_doors_that_open_them(tmp_path, good):
+    tries, wrong, _ = hostile.sweep(
+        tmp_path,
+        good,
+        doors_wanted=lambda door: door in RUN_DOORS,
+        files_wanted=lambda name: name in FOLDERS,
+    )
+    assert wrong == [] and tries == len(FOLDERS) * len(RUN_DOORS)
+
+
+def test_control_the_payload_is_alive_and_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(hostile.Payload()))
+    with (tmp_path / "x.pkl").open("rb") as file:
+        pickle.load(file)
+    assert os.path.isdir(hostile.CANARY)
+    assert "THE PAYLOAD RAN" in hostile.attempt(["models", "list"], may_pass=True)
