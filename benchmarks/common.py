@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))  # what is measured is this checkout, installed or not
@@ -202,15 +202,15 @@ class Child:
     """A process in a group of its own, its output in files: what a terminal or a scheduler would signal."""
 
     def __init__(self, command: Sequence[str], *, cwd: Path, threads: int = 1) -> None:
-        self._files = [tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in range(2)]
+        self._output, self._errors = (_open_until_wait() for _ in range(2))
         self._started = time.monotonic()
         self.process = subprocess.Popen(
             list(command),
             cwd=cwd,
             env=environment(threads),
             stdin=subprocess.DEVNULL,
-            stdout=self._files[0],
-            stderr=self._files[1],
+            stdout=self._output,
+            stderr=self._errors,
             start_new_session=True,
         )
         self.pid = self.process.pid
@@ -244,11 +244,15 @@ class Child:
             code = self.process.wait()
         seconds = time.monotonic() - self._started
         texts = []
-        for file in self._files:
+        for file in (self._output, self._errors):
             file.seek(0)
             texts.append(file.read())
             file.close()
         return Done(code, texts[0], texts[1], seconds)
+
+
+def _open_until_wait() -> IO[str]:
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 def isopatch(*arguments: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Break the class folders of one split and see whether a label shifts.
 
-Claim: a class folder that is empty, absent, extra, renamed, in another case, in another Unicode form or hidden,
-in train, val or test, never shifts a label: it is refused by name, or the classes are matched by name.
+Claim: a class folder that is empty, absent, extra, renamed, in another case, in another Unicode form or
+hidden, in train, val or test, never shifts a label: it is refused by name, or classes are matched by name.
 Contrast: numbering each split by its own folders, as torchvision's ImageFolder does.
 Hardware: CPU. Time: about 20 s.
 """
@@ -90,7 +90,7 @@ def opened(data: Path) -> tuple[str, int, str]:
 
 
 def by_position(data: Path) -> int:
-    """Pictures that numbering each split by its own folders would give the number of another class of train."""
+    """Pictures that get another class' number where each split is numbered by its own folders."""
     numbers = {split: sorted(p.name for p in (data / split).iterdir() if p.is_dir()) for split in PER_CLASS}
     shifted = 0
     for split in ("val", "test"):
@@ -101,7 +101,7 @@ def by_position(data: Path) -> int:
 
 
 def evaluated(run: Path, data: Path, split: str) -> list[str]:
-    """Evaluate a model on the split by command; each class' support must be its folder's number of pictures."""
+    """Evaluate a model on the split by command: each class' support is its folder's number of pictures."""
     from isopatch.cli import main
 
     out, err = io.StringIO(), io.StringIO()
@@ -180,7 +180,7 @@ def main() -> int:
     good = sum(not result["problems"] for result in results)
     return record(
         "class_folders",
-        claim="no label shifted in any split; what cannot be matched by name is refused by name",
+        claim="class folders empty, absent, extra, renamed, in other case, hidden: no label shifted",
         figure={
             "right": good,
             "of": len(results),

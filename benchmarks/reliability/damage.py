@@ -1,8 +1,8 @@
 """Damage checkpoints bit by bit and fill the disk during a save.
 
-Claim: every random bit flip and truncation in any file of a checkpoint is detected, the file is named, and the
-checkpoint before it is used; on a full disk the save fails with one clear line and exit code 1, the earlier
-checkpoints verify, and the run continues to the same bits once there is space.
+Claim: every random bit flip and truncation in any file of a checkpoint is detected, the file is named, and
+the checkpoint before it is used; on a full disk the save fails with one clear line and exit code 1, the
+earlier checkpoints verify, and the run continues to the same bits once there is space.
 Contrast: how many of the flips in weights `safetensors` alone notices.
 Full disk: a small tmpfs in a mount namespace of its own; needs root or user namespaces.
 Hardware: CPU. Time: about 2 minutes.
@@ -258,7 +258,8 @@ def main() -> int:
     files = sorted({t["file"] for t in trials})
     return record(
         "damage",
-        claim="all damage detected and named, the previous checkpoint used; a full disk leaves it intact",
+        claim="bit flips and truncations of checkpoints: all detected and named, the previous one used; "
+        "a full disk during a save: previous checkpoint intact, one clear line, exit code 1",
         figure={
             "detected": detected,
             "of": given.n,

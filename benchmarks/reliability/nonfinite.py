@@ -205,7 +205,8 @@ def main() -> int:
     good = sum(not result["problems"] for result in results)
     return record(
         "nonfinite",
-        claim="stopped before the update; step, samples and culprit named; last checkpoint finite; exit code 1",
+        claim="NaN, infinity or 1e30 in pixel, weight, gradient, BatchNorm buffer, learning rate: stopped "
+        "before the update, step, samples and culprit named, last checkpoint finite, exit code 1",
         figure={"right": good, "of": len(results), "of_them_controls": len(RUNS)},
         passed=good == len(results),
         n=len(results),

@@ -28,9 +28,9 @@ from benchmarks.reliability.small_runs import CONFIGURATIONS, prepare_data, trai
 from benchmarks.reliability.wrapped import read_mark
 
 CLAIM = (
-    "every killed and resumed run ends with the uninterrupted run's weights, optimiser state, moving average and "
-    "metrics, bit for bit; half of the kills after the first checkpoint, a third while one is being written; "
-    "with the sampler's position not restored every run differs"
+    "runs killed with SIGKILL one to three times and resumed end with the uninterrupted run's weights, "
+    "optimiser state, moving average and metrics, bit for bit; half of the kills after the first checkpoint, a "
+    "third while one is being written; control: with the sampler's position not restored every run differs"
 )
 SAVES_PER_RUN = 80  # a save every percent or so: many chances to be killed in one
 CALIBRATION_EPOCHS = 3
@@ -49,7 +49,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Kill:
-    """When to kill: after `share` of the remaining steps and a moment more; or in the next save after that."""
+    """When to kill: after `share` of the remaining steps and a moment; or in the next save after that."""
 
     share: float
     in_save: bool
@@ -175,7 +175,7 @@ def _being_written(folder: Path) -> list[int]:
 
 
 def _autopsy(folder: Path, mark: Path) -> Killed:
-    """Read what the process was doing from what it left: a half-written checkpoint proves a kill in a save."""
+    """Read what the process was doing from what it left: half a checkpoint proves a kill in a save."""
     phase, _ = read_mark(mark)
     whole = step_folders(folder)
     if _being_written(folder):
@@ -186,7 +186,7 @@ def _autopsy(folder: Path, mark: Path) -> Killed:
 
 
 def plan_kills(n: int, seed: int) -> list[list[Kill]]:
-    """One to three kills a run; two of five aimed at a save, some before the first, the others at any moment."""
+    """One to three kills a run; two of five aimed at a save, some before the first, others at any moment."""
     generator = random.Random(seed)
     plans: list[list[Kill]] = []
     number = 0

@@ -1,9 +1,9 @@
 """Interrupt trainings at named places and look at what is left: exit code, processes, shared memory, resume.
 
-Claim: SIGINT and SIGTERM during scan, step, validation and save, with 0 and 2 workers, save first, exit with
-130 and 143, leave no process and no shared memory, and resume to the uninterrupted run's bits; a second SIGINT
-leaves at once; a killed process' lock does not block; a finished run resumed does nothing; a second process on
-one run folder is refused.
+Claim: SIGINT and SIGTERM during scan, step, validation and save, with 0 and 2 workers, save first, exit
+with 130 and 143, leave no process and no shared memory, and resume to the uninterrupted run's bits; a second
+SIGINT leaves at once; a killed process' lock does not block; a finished run resumed does nothing; a second
+process on one run folder is refused.
 Hardware: CPU. Time: about 6 minutes.
 """
 
@@ -79,7 +79,7 @@ def shared_memory() -> set[str]:
 def interrupted(
     work: Path, number: signal.Signals, phase: str, workers: int, whole: dict[str, Any]
 ) -> dict[str, Any]:
-    """One case of the matrix. SIGINT goes to the whole group (a terminal), SIGTERM to the process (a scheduler)."""
+    """One case. SIGINT goes to the whole group, as from a terminal, SIGTERM to the process alone."""
     out = f"{number.name}-{phase}-{workers}"
     memory = shared_memory()
     with lingering(work, out, workers, phase) as child:
@@ -131,7 +131,7 @@ def wait_until_gone(child: Child) -> list[int]:
 
 
 def second_interrupt(work: Path, whole: dict[str, Any]) -> list[str]:
-    """Two SIGINTs to the process alone, in a step that would take a minute: it leaves at once, and so do its workers."""
+    """Two SIGINTs to the process alone, in a step of a minute: it leaves at once, and so do its workers."""
     out, problems = "second-sigint", []
     with lingering(work, out, 2, "step") as child:
         child.process.send_signal(signal.SIGINT)
@@ -226,7 +226,8 @@ def main() -> int:
     good = sum(not result["problems"] for result in results)
     return record(
         "signals",
-        claim="every interruption: saved, right exit code, nothing left behind, resume identical (see the cases)",
+        claim="SIGINT and SIGTERM during scan, step, validation, save: saved, right exit code, nothing left, "
+        "resume identical; second SIGINT, lock of a killed process, second process, finished run",
         figure={"right": good, "of": len(results)},
         passed=good == len(results),
         n=len(results),

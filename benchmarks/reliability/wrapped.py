@@ -2,8 +2,8 @@
 
     python -m benchmarks.reliability.wrapped '{"mark": "phase.txt"}' train --data digits ...
 
-mark: a file that always tells the phase (scan, step, validation, best, save, finish, or what lies between) and how
-    often it was entered.
+mark: a file that always tells the phase (scan, step, validation, best, save, finish, or what lies between)
+    and how often it was entered.
 linger: {"phase": P, "occurrence": N, "until": FILE}: stay in the N-th P until FILE exists (60 s at most).
 forget_position: a resumed run sees the samples from the beginning again: the defect that the resume harness
     must notice.
@@ -44,7 +44,7 @@ class Phases:
         self._write()
 
     def leave(self) -> None:
-        """Go back to what was before; outside of all phases that is start-up, preparation or between steps."""
+        """Go back to what was before; outside of all phases that is preparation or between steps."""
         self._stack.pop()
         if len(self._stack) == 1:
             self._stack[0] = BETWEEN if self._counts["step"] else PREPARING

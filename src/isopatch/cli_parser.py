@@ -175,7 +175,7 @@ def _add_configuration(parser: Parser) -> None:
     parser.add_argument("--weights", metavar="SOURCE", help="start from a run, a weights file or a hub id")
     parser.add_argument("--seed", metavar="N", help="of initialisation and drop path; default 0")
     parser.add_argument("--epochs", metavar="N")
-    parser.add_argument("--threads", metavar="N", help="CPU threads; default all cores")
+    parser.add_argument("--threads", metavar="N", help="CPU threads; default all cores, one for tiny models")
     parser.add_argument("--bad", metavar="fail|skip", help="what an unreadable picture does; default fail")
 
 

@@ -34,8 +34,10 @@ DEMO_RUNS = {
         "model.num_heads": "4",
         "model.patch_size": "2",
         "model.pool": "norm-mean",
+        "model.class_token": "false",
+        "model.init": "jax",
         "optimizer.lr": "2e-3",
-        "epochs": "70",
+        "epochs": "50",
     },
 }
 

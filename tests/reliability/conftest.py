@@ -1,4 +1,4 @@
-"""The harnesses of benchmarks/reliability, in short: the long versions are commands (benchmarks/README.md)."""
+"""The harnesses of benchmarks/reliability, in short; the long versions: benchmarks/README.md."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""A payload does not run, whatever door it is given to; every file and door: benchmarks/reliability/hostile.py."""
+"""A payload does not run, whatever door it is given to; all of them: benchmarks/reliability/hostile.py."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 from benchmarks.reliability import hostile
+from benchmarks.reliability.hostile_files import CANARY, Payload
 
 FILES = ("pickle.pth", "zip-state.pth", "pickle.safetensors", "apply.yaml")
 FOLDERS = (
@@ -49,8 +50,8 @@ def test_run_folders_at_the_doors_that_open_them(tmp_path, good):
 
 def test_control_the_payload_is_alive_and_seen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps(hostile.Payload()))
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Payload()))
     with (tmp_path / "x.pkl").open("rb") as file:
         pickle.load(file)
-    assert os.path.isdir(hostile.CANARY)
+    assert os.path.isdir(CANARY)
     assert "THE PAYLOAD RAN" in hostile.attempt(["models", "list"], may_pass=True)

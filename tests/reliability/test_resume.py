@@ -1,4 +1,4 @@
-"""A run killed while it saves ends with the bits of an unbroken one; one that forgets its position does not."""
+"""A run killed in a save ends with the bits of an unbroken one; one that forgets its position does not."""
 
 import pytest
 from benchmarks.common import fingerprint

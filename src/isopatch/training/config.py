@@ -203,7 +203,7 @@ class RunConfig(Node):
     data_seed: Annotated[int, Field(ge=0)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: Positive | None = Field(None, description="CPU threads; None: all cores (recorded)")
+    threads: Positive | None = Field(None, description="CPU threads; None: all cores, one for tiny models")
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
 
     @model_validator(mode="after")

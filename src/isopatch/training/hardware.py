@@ -19,6 +19,11 @@ from isopatch.training.config import RunConfig
 BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
 
 
+# Below this per forward pass one thread is as fast as several: they would wait for each other longer than they
+# compute, and many times longer on a machine that others use too (measured).
+ONE_THREAD_MACS = 3e8
+
+
 @dataclass(frozen=True)
 class Choices:
     """What `auto` meant on this machine. Recorded in every checkpoint, replayed on resume."""
@@ -39,7 +44,8 @@ def choose(config: RunConfig, macs_per_image: int) -> Choices:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError(f"device: {device} was asked for, but torch sees no CUDA GPU; use --device cpu")
-    threads = config.threads or available_cores()
+    work = macs_per_image * config.micro_batch_size
+    threads = config.threads or (1 if work < ONE_THREAD_MACS else available_cores())
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if _gains_from_bf16(device, threads, macs_per_image) else "fp32"
