@@ -25,26 +25,15 @@ from benchmarks.reliability.hostile_files import CANARY, NO_PAYLOAD, hostile_fil
 from benchmarks.reliability.small_runs import CONVMIXER, arguments_of
 
 SLOW = 30.0  # seconds: nothing here is worth more
-TINY = [
-    "--model",
-    "convmixer",
-    "--model.image_size",
-    "8",
-    "--model.patch_size",
-    "2",
-    "--model.dim",
-    "8",
-    "--model.depth",
-    "1",
-    "--model.kernel_size",
-    "3",
-    "--recipe",
-    "small",
-    "--epochs",
-    "1",
-    "--threads",
-    "1",
-]
+MODEL = {"--model": "convmixer", "--model.image_size": "8", "--model.patch_size": "2", "--model.dim": "8"}
+MODEL |= {
+    "--model.depth": "1",
+    "--model.kernel_size": "3",
+    "--recipe": "small",
+    "--epochs": "1",
+    "--threads": "1",
+}
+TINY = [word for pair in MODEL.items() for word in pair]
 
 
 # --- the doors ------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from benchmarks.reliability.wrapped import read_mark
 
 CLAIM = (
     "runs killed with SIGKILL one to three times and resumed end with the uninterrupted run's weights, "
-    "optimiser state, moving average and metrics, bit for bit; half of the kills after the first checkpoint, a "
-    "third while one is being written; control: with the sampler's position not restored every run differs"
+    "optimiser state, moving average and metrics, bit for bit; half of the kills after the first checkpoint, "
+    "a third while one is being written; control: with the sampler's position not restored every run differs"
 )
 SAVES_PER_RUN = 80  # a save every percent or so: many chances to be killed in one
 CALIBRATION_EPOCHS = 3

@@ -36,8 +36,8 @@ DEMO_RUNS = {
         "model.pool": "norm-mean",
         "model.class_token": "false",
         "model.init": "jax",
-        "optimizer.lr": "2e-3",
-        "epochs": "50",
+        "optimizer.lr": "4e-3",
+        "epochs": "60",
     },
 }
 
@@ -60,12 +60,8 @@ def run_demo(
     runs = []
     for name, arguments in DEMO_RUNS.items():
         say(f"training a {name} on 1,438 of the 1,797 digits ...")
-        overrides = [
-            ("model.image_size", "8"),
-            ("data.val_fraction", "0"),
-            ("seed", str(seed)),
-            *arguments.items(),
-        ]
+        overrides = [("model.image_size", "8"), ("data.val_fraction", "0"), ("batch_size", "64")]
+        overrides += [("seed", str(seed)), *arguments.items()]
         config = resolve(model=name, recipe="small", data="digits", overrides=overrides)
         result = train(config, out=out / name, overwrite=True)
         if result.exit_code:

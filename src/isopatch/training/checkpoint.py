@@ -49,7 +49,7 @@ class Checkpoint:
         path = self.folder / f"{name}.safetensors"
         try:
             return load_file(path)
-        except (SafetensorError, ValueError, OSError) as error:  # the manifest agrees: written by somebody else
+        except (SafetensorError, ValueError, OSError) as error:  # although the manifest agrees
             raise DamagedCheckpoint(f"{path}: not a safetensors file ({error})") from None
 
     def has(self, name: str) -> bool:
@@ -87,12 +87,14 @@ def write_checkpoint(
             write_new(temporary / file_name, content)
         write_new(temporary / MANIFEST, _manifest(contents))
         fsync_folder(temporary)
-        if target.exists():
-            set_aside(target)
+        former = root / f".{target.name}.tmp-{os.getpid()}-former"
+        if target.exists():  # saved without its evaluation when a stop came in the middle of that
+            os.rename(target, former)
         os.rename(temporary, target)
         fsync_folder(root)
         verify(target)
         replace_link(root / "last", target.name)
+        shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise disk_error(error, target, needed) from error

@@ -21,7 +21,7 @@ BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat1
 
 # Below this per forward pass one thread is as fast as several: they would wait for each other longer than they
 # compute, and many times longer on a machine that others use too (measured).
-ONE_THREAD_MACS = 3e8
+ONE_THREAD_MACS = 5e8
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def train_run(
     folder.write_json("env.json", describe_environment(trainer.choices))
     announce(trainer)
     try:
-        return _run(trainer, folder, stop, saved_step=trainer.step if latest else -1, quiet=quiet)
+        return _run(trainer, folder, stop, resumed=latest is not None, quiet=quiet)
     except OSError as error:
         failure = checkpoints.disk_error(error, folder.path)
         _record_failure(trainer, folder, failure)
@@ -82,7 +82,7 @@ def train_run(
 
 
 def _run(
-    trainer: Trainer, folder: RunFolder, stop: StopRequest, *, saved_step: int, quiet: bool
+    trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: bool, quiet: bool
 ) -> RunResult:
     config, total = trainer.config, trainer.total_steps
     per_epoch = trainer.sampler.steps_per_epoch
@@ -100,13 +100,14 @@ def _run(
     )
     last_save = started = time.monotonic()
     window_start, window_images = started, 0
+    saved = (trainer.step, trainer.evaluated_step) if resumed else None  # what the newest checkpoint holds
 
     def save() -> None:
-        nonlocal saved_step, last_save, started
+        nonlocal saved, last_save, started
         now = time.monotonic()
         trainer.seconds += now - started
         started = now
-        if saved_step != trainer.step or trainer.evaluated_step == trainer.step:
+        if saved != (trainer.step, trainer.evaluated_step):
             guard.check_state(trainer.model, trainer.step)
             tensors, documents = setup.snapshot(trainer)
             checkpoints.write_checkpoint(
@@ -114,7 +115,7 @@ def _run(
             )
             checkpoints.retain(folder.checkpoints, config.checkpoint.keep)
             folder.write_status("running", step=trainer.step, total_steps=total)
-            saved_step = trainer.step
+            saved = (trainer.step, trainer.evaluated_step)
         last_save = time.monotonic()
 
     def stopped() -> RunResult:

@@ -58,6 +58,7 @@ class RunFolder:
                 lock.flush()
                 checkpoint.clean_temporary(self.checkpoints)
                 checkpoint.clean_temporary(self.path)
+                self._clean_best()
                 handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
                 handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
                 log.addHandler(handler)
@@ -165,6 +166,13 @@ class RunFolder:
                 kept.append(line + "\n")
         replace_file(self.metrics_file, "".join(kept).encode())
 
+    def _clean_best(self) -> None:
+        """Remove weights that a killed process wrote for `best` and did not swap in, or out."""
+        current = os.readlink(self.best) if self.best.is_symlink() else None
+        for folder in self.path.glob(".best-*"):
+            if folder.name != current:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def swap_best(self, version: str) -> None:
         """Point `best` at `.best-<version>` in one rename, then delete the former one."""
         former = os.readlink(self.best) if self.best.is_symlink() else None
@@ -202,7 +210,7 @@ def require_run(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         document = None
     if not isinstance(document, dict):
-        raise IsopatchError(f"{file}: damaged or not written by isopatch; restore it, or start afresh elsewhere")
+        raise IsopatchError(f"{file}: damaged or not isopatch's; restore it, or start afresh elsewhere")
     return document
 
 
