@@ -35,6 +35,7 @@ DEMO_RUNS = {
         "model.patch_size": "2",
         "model.pool": "norm-mean",
         "model.class_token": "false",
+        "model.position": "sincos-2d",
         "model.init": "jax",
         "optimizer.lr": "4e-3",
         "epochs": "60",
