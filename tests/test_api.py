@@ -60,7 +60,7 @@ def test_the_time_limit_saves_and_the_next_call_finishes(tmp_path):
 
 
 def test_a_split_the_data_does_not_have_is_named(run):
-    with pytest.raises(isopatch.UsageError, match="--split val: .* has .*test"):
+    with pytest.raises(isopatch.UsageError, match=r"--split val: .* has .*test"):
         api.evaluate_checkpoint(run.path, "digits", split="val")
 
 

@@ -1,4 +1,4 @@
-"""Write the README's table of measurements from results/*.json: `python tools/readme_results.py [--check]`."""
+"""Write the README's table of measurements from results/: `python tools/readme_results.py [--check]`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from isopatch.training.config import RunConfig
 def choose(macs, monkeypatch, flags=(), cores=4, **settings):
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(hardware, "available_cores", lambda: cores)
-    config = RunConfig.model_validate({"model": {"name": "vit"}, "batch_size": 100, "device": "cpu", **settings})
+    base = {"model": {"name": "vit"}, "batch_size": 100, "device": "cpu"}
+    config = RunConfig.model_validate(base | settings)
     return hardware.choose(config, macs)
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from isopatch.training.stop import StopRequest
 
+CODES = {signal.SIGTERM: 143, signal.SIGUSR1: 75, signal.SIGINT: 130}
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+
+@pytest.mark.parametrize(("number", "code"), CODES.items())
 def test_before_the_loop_a_signal_ends_the_process_later_it_sets_the_flag(number, code):
     stop = StopRequest()
     with stop.listening():
@@ -51,5 +53,6 @@ def test_a_second_sigint_leaves_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         print("never", flush=True)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "still here\n")

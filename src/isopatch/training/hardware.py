@@ -19,8 +19,8 @@ from isopatch.training.config import RunConfig
 BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
 
 
-# Below this per forward pass one thread is as fast as several: they would wait for each other longer than they
-# compute, and many times longer on a machine that others use too (measured).
+# Below this per forward pass one thread is as fast as several: they would wait for each other longer than
+# they compute, and many times longer on a machine that others use too (measured).
 ONE_THREAD_MACS = 5e8
 
 

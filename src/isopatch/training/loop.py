@@ -81,9 +81,7 @@ def train_run(
         raise
 
 
-def _run(
-    trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: bool, quiet: bool
-) -> RunResult:
+def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: bool, quiet: bool) -> RunResult:
     config, total = trainer.config, trainer.total_steps
     per_epoch = trainer.sampler.steps_per_epoch
     metrics_every = max(1, total // METRICS_ROWS)
