@@ -26,11 +26,12 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def words(figure: Any) -> str:
-    """A figure in one cell: numbers as they are, mappings as `name value` pairs."""
+    """A figure in one cell: `name value` pairs of the numbers in it; the file has the rest."""
     if isinstance(figure, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {words(value)}" for key, value in figure.items())
+        parts = {key.replace("_", " "): words(value) for key, value in figure.items()}
+        return ", ".join(f"{name} {text}" for name, text in parts.items() if text)
     if isinstance(figure, list):
-        return " / ".join(words(value) for value in figure)
+        return ""
     return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
 
 
