@@ -71,12 +71,10 @@ def train(
     threads = torch.get_num_threads()
     with stop.listening(), folder.hold(), torch.random.fork_rng():
         try:
-            if overwrite:
-                folder.clear()
             if config is None:
                 config = stored_config(folder.path)
             splits = open_splits(config)
-            result = train_run(config, splits, folder, stop, quiet=quiet)
+            result = train_run(config, splits, folder, stop, overwrite=overwrite, quiet=quiet)
             if result.state == "finished":
                 from isopatch.report.run_page import write_run_report
 
@@ -160,11 +158,13 @@ def evaluate_checkpoint(
 
 def _as_the_run_split(source: Path, data: str) -> dict[str, Any]:
     """How the run that `source` belongs to split `data`; without one, no validation split is cut."""
-    for folder in (source, source.parent):
+    places = [*(source / "x").absolute().parents][:4] + [*(source / "x").resolve().parents][:4]
+    for folder in places:
         if (folder / "config.yaml").is_file():
             config = stored_config(folder).data
             if config.source == data or Path(config.source).resolve() == Path(data).resolve():
-                return {"val_fraction": config.val_fraction, "split_seed": config.split_seed}
+                kept = ("val_fraction", "split_seed", "max_pixels")
+                return {key: getattr(config, key) for key in kept}
     return {"val_fraction": 0.0}
 
 

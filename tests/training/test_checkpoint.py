@@ -58,8 +58,17 @@ def test_control_an_undamaged_checkpoint_verifies(tmp_path):
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     folder = write(tmp_path, 1).folder
     (folder / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(IsopatchError, match=r"every checkpoint .* is damaged"):
-        c.find_latest(tmp_path)
+    for _ in range(2):  # the second start must not begin afresh either
+        with pytest.raises(IsopatchError, match=r"every checkpoint .* is damaged"):
+            c.find_latest(tmp_path)
+
+
+def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(tmp_path):
+    folder = write(tmp_path, 4).folder
+    folder.rename(tmp_path / ".step-0000004.tmp-77-former")
+    assert c.find_latest(tmp_path) is None
+    c.clean_temporary(tmp_path)
+    assert c.find_latest(tmp_path).step == 4
 
 
 def test_retain_keeps_the_newest(tmp_path):

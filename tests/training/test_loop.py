@@ -155,7 +155,7 @@ def test_resuming_with_another_configuration_is_refused_by_key(splits, tmp_path)
 
 def test_resuming_with_other_data_is_refused(splits, tmp_path):
     run(config(), splits, tmp_path, StopAfter(2))
-    with pytest.raises(UsageError, match=r"training data .* changed"):
+    with pytest.raises(UsageError, match=r"data .* changed"):
         run(config(), open_data("digits", val_fraction=0.2), tmp_path)
 
 
@@ -218,3 +218,46 @@ def test_pretrained_weights_bring_their_input_contract_and_the_configuration_win
     run(again, splits, tmp_path / "tuned")
     contract = load(tmp_path / "tuned").spec.input
     assert contract.mean == (0.3, 0.3, 0.3) and contract.std == (0.4, 0.4, 0.4)
+
+
+def test_a_fine_tuning_run_is_resumed_without_its_source(splits, tmp_path):
+    import shutil
+
+    run(config(epochs=1), splits, tmp_path / "source")
+    tuned = config(weights=str(tmp_path / "source"))
+    run(tuned, splits, tmp_path / "whole")
+    run(tuned, splits, tmp_path / "parts", StopAfter(2))
+    shutil.rmtree(tmp_path / "source")
+    run(tuned, splits, tmp_path / "parts")
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_lamb_is_saved_and_resumed_to_the_same_bits(splits, tmp_path):
+    settings = config(optimizer={"name": "lamb", "lr": 0.01})
+    run(settings, splits, tmp_path / "whole")
+    run(settings, splits, tmp_path / "parts", StopAfter(2))
+    run(settings, splits, tmp_path / "parts")
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_overwriting_waits_until_the_new_run_is_possible(splits, tmp_path):
+    run(config(epochs=1), splits, tmp_path)
+    folder = RunFolder(tmp_path)
+    with folder.hold(), pytest.raises(UsageError, match="batch_size"):
+        loop.train_run(config(batch_size=5000), splits, folder, StopRequest(), overwrite=True, quiet=True)
+    assert load(tmp_path).spec.name == "convmixer"
+    with folder.hold():
+        again = loop.train_run(config(epochs=2), splits, folder, StopRequest(), overwrite=True, quiet=True)
+    assert again.step == 10 and "MACs" in (tmp_path / "log.txt").read_text()
+
+
+def test_any_failure_is_recorded(splits, tmp_path, monkeypatch):
+    def broken(trainer, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(MemoryError):
+        run(config(), splits, tmp_path)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["message"]) == ("failed", 1, "MemoryError")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from isopatch.training.config import ModelNode, RunConfig, ScheduleConfig
+from isopatch.training.config import ModelNode, ObjectiveConfig, RunConfig, ScheduleConfig
 from isopatch.training.schedule import Schedule
 
 
@@ -73,3 +73,9 @@ def test_lr_scales_linearly_with_the_batch_only_where_a_base_is_given():
 def test_contradictory_schedules_are_refused(bad):
     with pytest.raises(ValueError):
         ScheduleConfig(**bad)
+
+
+def test_smoothing_with_binary_cross_entropy_is_refused():
+    ObjectiveConfig(loss="binary-cross-entropy")
+    with pytest.raises(ValueError, match="label_smoothing 0"):
+        ObjectiveConfig(loss="binary-cross-entropy", label_smoothing=0.1)

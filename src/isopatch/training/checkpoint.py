@@ -97,6 +97,7 @@ def write_checkpoint(
         shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _put_back(root)
         raise disk_error(error, target, needed) from error
     return Checkpoint(target, step)
 
@@ -171,6 +172,7 @@ def find_latest(root: Path) -> Checkpoint | None:
             set_aside(folder)
             continue
         return Checkpoint(folder, step)
+    damaged = damaged or sorted(str(path) for path in root.glob("step-*.damaged"))  # an earlier call's
     if damaged:
         raise IsopatchError(
             f"every checkpoint in {root} is damaged ({damaged[0]}); start again with --overwrite, "
@@ -196,11 +198,20 @@ def retain(root: Path, keep: int) -> None:
 
 def clean_temporary(root: Path) -> None:
     """Remove what killed writers left behind. Call only while holding the run's lock."""
+    _put_back(root)
     for path in root.glob(".*.tmp-*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _put_back(root: Path) -> None:
+    """Give a checkpoint that was moved away for its replacement its name again, if that never came."""
+    for former in root.glob(".step-*.tmp-*-former"):
+        target = root / former.name.split(".tmp-")[0].removeprefix(".")
+        if not target.exists():
+            os.rename(former, target)
 
 
 def _step_folders(root: Path) -> list[tuple[int, Path]]:

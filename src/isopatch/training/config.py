@@ -109,6 +109,15 @@ class ObjectiveConfig(Node):
     loss: Literal["cross-entropy", "binary-cross-entropy"] = "cross-entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @model_validator(mode="after")
+    def _no_smoothed_positives(self) -> Self:
+        if self.loss == "binary-cross-entropy" and self.label_smoothing > 0:
+            raise ValueError(
+                "binary-cross-entropy takes every class in a target as fully present, which smoothing "
+                "makes all of them; set objective.label_smoothing 0"
+            )
+        return self
+
 
 class OptimizerConfig(Node):
     """Optimiser, decay groups and clipping."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import time
 from typing import Any
 
@@ -50,10 +48,10 @@ def validate(trainer: Trainer, folder: RunFolder, stop: StopRequest, progress: T
         candidates.append((Best(trainer.step, result.top1, result.nll, weights), model))
     for row in rows:
         folder.append_metrics(row)
-    for candidate, model in candidates:
-        if trainer.best is None or (candidate.top1, -candidate.nll) > (trainer.best.top1, -trainer.best.nll):
-            trainer.best = candidate
-            write_best(trainer, folder, model, candidate)
+    candidate, model = max(candidates, key=lambda pair: (pair[0].top1, -pair[0].nll))
+    if trainer.best is None or (candidate.top1, -candidate.nll) > (trainer.best.top1, -trainer.best.nll):
+        trainer.best = candidate
+        write_best(trainer, folder, model, candidate)
     progress.evaluated(rows[-1]["top1"], trainer.step)
     trainer.evaluated_step = trainer.step
 
@@ -66,9 +64,8 @@ def keep_best(trainer: Trainer, folder: RunFolder) -> None:
 
 def write_best(trainer: Trainer, folder: RunFolder, model: Isotropic, best: Best | None) -> None:
     """Write `best/`, which loads alone, and swap it in with one rename."""
-    version = f"{trainer.step:07d}-{os.getpid()}"
+    version = f"{trainer.step:07d}-{time.time_ns()}"  # never the name of the folder `best` points to
     target = folder.path / f".best-{version}"
-    shutil.rmtree(target, ignore_errors=True)
     save_model(
         target,
         model,
@@ -84,7 +81,8 @@ def write_best(trainer: Trainer, folder: RunFolder, model: Isotropic, best: Best
 def selection_sentence(trainer: Trainer) -> str:
     """Which weights `best/` holds, and why; nothing is ever selected on the test split."""
     if trainer.val is None:
-        return "no validation split: the last weights are the final ones"
+        average = "; the moving average is in the last checkpoint" if trainer.ema is not None else ""
+        return f"no validation split: the last weights are the final ones{average}"
     if trainer.best is None:
         return "no evaluation yet"
     what = "the moving average" if trainer.best.weights == "ema" else "the weights"

@@ -45,23 +45,31 @@ class RunResult:
 
 
 def train_run(
-    config: RunConfig, splits: DataSplits, folder: RunFolder, stop: StopRequest, *, quiet: bool = False
+    config: RunConfig,
+    splits: DataSplits,
+    folder: RunFolder,
+    stop: StopRequest,
+    *,
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> RunResult:
     """Train `config` on `splits` in `folder`, whose lock the caller holds; continue where it was left.
 
     The weights at the end are a function of configuration and data alone: a run that was killed and resumed,
     any number of times and with any number of loader workers, ends with the same bits as an unbroken one.
+    overwrite: delete the run that is there, once this one is known to be possible.
     Raises IsopatchError (after writing status.json) when a value is not finite or the disk is full.
     """
-    former = folder.read_json("status.json") or {}
+    former = {} if overwrite else folder.read_json("status.json") or {}
     if former.get("state") == "finished":
         log.info("%s is finished; nothing to do", folder.path)
         step, summary = former["step"], folder.read_json("summary.json") or {}
         return RunResult(folder.path, "finished", step, former["total_steps"], EXIT_DONE, summary)
 
-    latest = checkpoints.find_latest(folder.checkpoints)
-    replay = None if latest is None else setup.recorded_choices(latest)
-    trainer = setup.prepare(config, splits, replay=replay)
+    latest = None if overwrite else checkpoints.find_latest(folder.checkpoints)
+    trainer = setup.prepare(config, splits, resume=latest)
+    if overwrite:
+        folder.clear()
     if latest is None:
         folder.write_yaml("config.yaml", config.model_dump(mode="json"))
     else:
@@ -76,7 +84,7 @@ def train_run(
         failure = checkpoints.disk_error(error, folder.path)
         _record_failure(trainer, folder, failure)
         raise failure from error
-    except IsopatchError as failure:
+    except Exception as failure:
         _record_failure(trainer, folder, failure)
         raise
 
@@ -135,12 +143,18 @@ def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: boo
                 trainer.step = batch.step + 1
                 trainer.images_seen += len(batch.labels)
                 window_images += len(batch.labels)
-
+                now = time.monotonic()
+                rate = window_images / max(now - window_start, 1e-9)
+                epoch = trainer.step / per_epoch
+                progress.step(
+                    trainer.step,
+                    epoch=epoch,
+                    loss=result.loss,
+                    images_per_second=rate,
+                    seconds_left=(total - trainer.step) * config.batch_size / rate,
+                )
                 if trainer.step % metrics_every == 0 or trainer.step == total:
-                    now = time.monotonic()
-                    rate = window_images / max(now - window_start, 1e-9)
                     window_start, window_images = now, 0
-                    epoch = trainer.step / per_epoch
                     folder.append_metrics(
                         {
                             "kind": "train",
@@ -152,10 +166,6 @@ def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: boo
                             "images_per_second": rate,
                             "seconds": trainer.seconds + now - started,
                         }
-                    )
-                    left = (total - trainer.step) * config.batch_size / rate
-                    progress.step(
-                        trainer.step, epoch=epoch, loss=result.loss, images_per_second=rate, seconds_left=left
                     )
                 if evaluation_due(trainer):
                     validate(trainer, folder, stop, progress)
@@ -220,7 +230,7 @@ def announce(trainer: Trainer) -> None:
         log.info("%s", note)
 
 
-def _record_failure(trainer: Trainer, folder: RunFolder, failure: IsopatchError) -> None:
+def _record_failure(trainer: Trainer, folder: RunFolder, failure: Exception) -> None:
     """Write status.json; on a full disk that may fail too, and the message then stands in the log alone."""
     log.error("%s", failure)
     try:
@@ -228,8 +238,8 @@ def _record_failure(trainer: Trainer, folder: RunFolder, failure: IsopatchError)
             "failed",
             step=trainer.step,
             total_steps=trainer.total_steps,
-            exit_code=failure.exit_code or EXIT_FAILURE,
-            message=str(failure),
+            exit_code=failure.exit_code if isinstance(failure, IsopatchError) else EXIT_FAILURE,
+            message=str(failure) or type(failure).__name__,
         )
     except OSError as error:
         log.error("status.json could not be written either: %s", error)

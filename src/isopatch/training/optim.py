@@ -12,6 +12,7 @@ from isopatch.errors import IsopatchError
 from isopatch.training.config import OptimizerConfig
 
 DISTILLATION_TOKEN = "prefix.dist_token"
+GROUP = "group "  # prefix of the names of tensors that belong to a group; no parameter is called so
 
 
 def decay_groups(
@@ -80,28 +81,33 @@ class NamedOptimizer:
             group["lr"] = lr
 
     def state(self) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-        """Return (tensors named `<parameter>/<slot>`, plain options of each group)."""
+        """Return (tensors named `<parameter>/<slot>` or `group <i>/<slot>`, plain options of each group)."""
         tensors = {
             f"{self._names[id(parameter)]}/{slot}": value
             for parameter, slots in self.optimizer.state.items()
             for slot, value in slots.items()
             if isinstance(value, torch.Tensor)
         }
-        options = [
-            {key: value for key, value in group.items() if key != "params"}
-            for group in self.optimizer.param_groups
-        ]
+        options = []
+        for number, group in enumerate(self.optimizer.param_groups):
+            options.append({k: v for k, v in group.items() if k != "params" and not torch.is_tensor(v)})
+            # LAMB counts its steps in a tensor of the group.
+            tensors |= {f"{GROUP}{number}/{k}": v for k, v in group.items() if torch.is_tensor(v)}
         return tensors, options
 
     def restore(self, tensors: dict[str, torch.Tensor], options: list[dict[str, Any]]) -> None:
         """Restore what `state` returned; raise IsopatchError when it belongs to another model."""
         by_name = {self._names[id(parameter)]: parameter for parameter in self.parameters}
-        unknown = sorted({key.rsplit("/", 1)[0] for key in tensors} - set(by_name))
+        owners = {key.rsplit("/", 1)[0] for key in tensors if not key.startswith(GROUP)}
+        unknown = sorted(owners - set(by_name))
         if unknown or len(options) != len(self.optimizer.param_groups):
             raise IsopatchError(f"the saved optimiser state belongs to another model (it has {unknown[:3]})")
         self.optimizer.state.clear()
         for key, saved in tensors.items():
             name, slot = key.rsplit("/", 1)
+            if name.startswith(GROUP):
+                self.optimizer.param_groups[int(name.removeprefix(GROUP))][slot] = saved.clone()
+                continue
             parameter = by_name[name]
             like = parameter if saved.shape == parameter.shape else saved
             value = torch.empty_like(like, dtype=saved.dtype, device=parameter.device)

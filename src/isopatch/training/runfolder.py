@@ -61,11 +61,14 @@ class RunFolder:
                 self._clean_best()
                 handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
                 handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+                level = log.level
+                log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # for the file, in notebooks too
                 log.addHandler(handler)
                 try:
                     yield
                 finally:
                     log.removeHandler(handler)
+                    log.setLevel(level)
                     handler.close()
         finally:
             lock.close()
@@ -99,6 +102,9 @@ class RunFolder:
             raise UsageError(f"{self.path} is not a run folder (no config.yaml), so it is not overwritten")
         for path in self.path.iterdir():
             if path.name == ".lock":
+                continue
+            if path.name == "log.txt":  # open for this process's messages already
+                os.truncate(path, 0)
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -90,10 +90,11 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=dtype)
 
 
-def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = None) -> Trainer:
+def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None = None) -> Trainer:
     """Build the run from its beginning.
 
-    replay: the choices a checkpoint recorded; None makes them anew. Raises UsageError where the parts do not
+    resume: the checkpoint that `restore` will load: the choices and the model it recorded are taken, so that
+        pretrained weights are not needed again. Raises UsageError where the parts do not
     fit together (class counts, batch larger than the data, a model that cannot take the pictures' size).
     """
     if splits.train is None:
@@ -106,10 +107,13 @@ def prepare(config: RunConfig, splits: DataSplits, *, replay: Choices | None = N
     overrides = {key: value for key, value in config.input.model_dump().items() if value is not None}
     spec = models.make_spec(config.model.name, arguments, input_overrides=overrides, classes=splits.classes)
     numbers = describe(spec.name, image_size=(spec.input.height, spec.input.width), arguments=arguments)
-    choices = replay or choose(config, numbers["macs"])
+    choices = choose(config, numbers["macs"]) if resume is None else recorded_choices(resume)
     torch.set_num_threads(choices.threads)
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
-    model = models.build(spec) if config.weights is None else _pretrained(config, spec, overrides)
+    if resume is not None:
+        spec = models.ModelSpec.from_json(resume.document("config")["model"])
+    fresh = config.weights is None or resume is not None
+    model = models.build(spec) if fresh else _pretrained(config, spec, overrides)
     model.activation_checkpointing = config.activation_checkpointing
     model.to(choices.device)
     sampler = EpochSampler(
@@ -178,7 +182,7 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict
         "optimizer": optimizer_options,
         "scaler": trainer.scaler.state_dict(),
         "choices": trainer.choices.to_json(),
-        "data_fingerprint": trainer.splits.train.fingerprint if trainer.splits.train else None,
+        "data_fingerprint": data_fingerprint(trainer.splits),
         "classes": list(trainer.splits.classes),
         "config": trainer.config.model_dump(mode="json"),
     }
@@ -201,10 +205,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
             f"{'; '.join(differences[:5])}; "
             f"resume without these options, or start afresh with another --out"
         )
-    if trainer.splits.train is None or state["data_fingerprint"] != trainer.splits.train.fingerprint:
+    if state["data_fingerprint"] != data_fingerprint(trainer.splits):
         raise UsageError(
-            f"the training data in {trainer.config.data.source} changed since the run was started (files, "
-            f"sizes or labels differ); restore it, or start afresh with another --out"
+            f"the training or validation data in {trainer.config.data.source} changed since the run started "
+            f"(files, sizes or labels differ); restore it, or start afresh with another --out"
         )
     if tuple(state["classes"]) != trainer.splits.classes:
         raise IsopatchError(f"classes changed from {state['classes']} to {list(trainer.splits.classes)}")
@@ -218,6 +222,14 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.images_seen = state["images_seen"]
     trainer.seconds = state["seconds"]
     trainer.best = None if state["best"] is None else Best(**state["best"])
+
+
+def data_fingerprint(splits: DataSplits) -> dict[str, str | None]:
+    """The fingerprints of what the weights depend on: training pictures, and the ones that select."""
+    return {
+        "train": None if splits.train is None else splits.train.fingerprint,
+        "val": None if splits.val is None else splits.val.fingerprint,
+    }
 
 
 def config_differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
