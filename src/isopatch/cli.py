@@ -212,6 +212,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     files = None if arguments.out else predict.expand_inputs(arguments.paths)
     predictor = predict.Predictor(
         arguments.checkpoint,
+        name=arguments.model,
         device=arguments.device,
         top_k=arguments.top_k,
         batch_size=arguments.batch_size,

@@ -117,7 +117,6 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--min-acc", type=float, metavar="X", help="exit with code 3 below this share, e.g. 0.95"
     )
-    evaluate.add_argument("--model", metavar="NAME", help="which model a file without a name holds")
     evaluate.add_argument(
         "--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does"
     )
@@ -180,6 +179,7 @@ def _add_configuration(parser: Parser) -> None:
 
 
 def _add_inference(parser: Parser, *, batch_size: int) -> None:
+    parser.add_argument("--model", metavar="NAME", help="which model a file without a name holds")
     parser.add_argument(
         "--batch-size", type=_count(1), default=batch_size, metavar="N", help=f"default {batch_size}"
     )

@@ -57,6 +57,7 @@ class Predictor:
     """A model loaded once, ready for pictures.
 
     source: whatever `isopatch.load` takes: a run folder, `best/`, a weights file or a hub id.
+    name: which model a file that does not say so holds.
     top_k: classes reported per picture, at most the model's number of classes.
     batch_size: pictures per forward pass; the stream holds at most two batches of them.
     classes: the stored class names; the numbers "0", "1", ... where the weights carry none.
@@ -66,6 +67,7 @@ class Predictor:
         self,
         source: str | Path,
         *,
+        name: str | None = None,
         device: str = "cpu",
         top_k: int = 5,
         batch_size: int = 64,
@@ -75,7 +77,7 @@ class Predictor:
         """Load the model; raises `UsageError` or `IsopatchError` where `isopatch.load` does."""
         if top_k < 1 or batch_size < 1:
             raise UsageError(f"top_k {top_k} and batch_size {batch_size} must be at least 1")
-        self.model = load(source).to(device).eval()
+        self.model = load(source, name=name).to(device).eval()
         self.spec = self.model.spec
         count = int(self.spec.arguments["num_classes"])
         self.classes: tuple[str, ...] = self.spec.classes or tuple(str(index) for index in range(count))

@@ -158,3 +158,16 @@ def test_inputs_that_mean_nothing_are_refused(tmp_path: Path, item: str, message
 def test_repeating_an_input_is_no_error(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     assert expand_inputs([tmp_path / "a.png", tmp_path, str(tmp_path / "*.png")]) == [str(tmp_path / "a.png")]
+
+
+def test_a_bare_weights_file_is_predicted_with_when_its_model_is_named(tmp_path):
+    """As from another project: the tensors alone, under timm's names."""
+    from isopatch.models.formats.timm import from_isopatch
+    from isopatch.models.spec import build, make_spec
+
+    model = build(make_spec("convmixer_128_4_ks8_p1", {}))
+    torch.save(from_isopatch(model.state_dict(), "convmixer"), tmp_path / "weights.pth")
+    with pytest.raises(IsopatchError):
+        Predictor(tmp_path / "weights.pth")
+    predictor = Predictor(tmp_path / "weights.pth", name="convmixer_128_4_ks8_p1")
+    assert len(predictor(Image.new("RGB", (32, 32))).labels) == 5
