@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def train(
         try:
             if config is None:
                 config = stored_config(folder.path)
-            splits = open_splits(config)
+            splits = open_splits(config, verify=("val", "test"))
             result = train_run(config, splits, folder, stop, overwrite=overwrite, quiet=quiet)
             if result.state == "finished":
                 from isopatch.report.run_page import write_run_report
@@ -90,8 +91,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
         return plan_run(config, open_splits(config))
 
 
-def open_splits(config: RunConfig) -> DataSplits:
-    """Open the data of a run."""
+def open_splits(config: RunConfig, *, verify: Collection[str] = ()) -> DataSplits:
+    """Open the data of a run; verify: roles whose pictures are all read once now (see `open_data`)."""
     data = config.data
     return open_data(
         data.source,
@@ -99,6 +100,7 @@ def open_splits(config: RunConfig) -> DataSplits:
         split_seed=data.split_seed,
         bad=data.bad,
         max_pixels=data.max_pixels,
+        verify=verify,
     )
 
 

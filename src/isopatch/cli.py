@@ -90,10 +90,12 @@ def _emit(arguments: argparse.Namespace, document: Any, text: Callable[[Any], st
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
     from isopatch.recipes.resolve import resolve
+    from isopatch.training.runfolder import stored_config
 
     notes: list[str] = []
     flags = {key: getattr(arguments, key) for key in ("weights", "seed", "epochs", "threads")}
     flags["data.bad"] = arguments.bad
+    run = _run_to_continue(arguments)
     config = resolve(
         model=arguments.model,
         recipe=arguments.recipe,
@@ -102,10 +104,19 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
         overrides=[*((key, text) for key, text in flags.items() if text is not None), *arguments.settings],
         choose_for=_default_choice,
         notes=notes,
+        # A file says everything and is held against the run's; flags say what is to be different in it.
+        started_with=None if run is None or arguments.config is not None else stored_config(run),
     )
     for note in notes:
         log.info("%s", note)
     return config
+
+
+def _run_to_continue(arguments: argparse.Namespace) -> Path | None:
+    """The folder of an existing run that --resume asks for."""
+    resume = getattr(arguments, "resume", None)
+    folder = arguments.out if resume == "auto" else resume
+    return Path(folder) if folder is not None and Path(folder, "config.yaml").is_file() else None
 
 
 def _default_choice(data: DataConfig) -> DefaultChoice:
@@ -172,9 +183,7 @@ def _continues_as_it_was(arguments: argparse.Namespace) -> bool:
     asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "threads", "bad")
     if arguments.resume is None or arguments.settings or any(getattr(arguments, key) for key in asked):
         return False
-    if arguments.resume != "auto":
-        return True
-    return arguments.out is not None and Path(arguments.out, "config.yaml").is_file()
+    return arguments.resume != "auto" or _run_to_continue(arguments) is not None
 
 
 # --- eval, predict, report -----------------------------------------------------------------------------

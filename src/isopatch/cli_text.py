@@ -21,7 +21,8 @@ def trained(document: Mapping[str, Any]) -> str:
     lines = [f"{path}: finished"]
     summary = document["summary"]
     for split, numbers in summary.get("final", {}).items():
-        lines.append(f"{split:<6}top-1 {percent(numbers['top1'])}, top-5 {percent(numbers['top5'])}")
+        what = "moving average, test" if split == "test_ema" else split
+        lines.append(f"{what:<5} top-1 {percent(numbers['top1'])}, top-5 {percent(numbers['top5'])}")
     if summary.get("selection"):
         lines.append(summary["selection"])
     lines.append(f"report: {path}/report.html")

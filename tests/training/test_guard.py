@@ -65,3 +65,12 @@ def test_control_finite_numbers_pass():
     guard.check_loss(torch.tensor(1.0), 0, model, torch.zeros(2, 3), names)
     guard.check_gradients(norm, 0, model, names)
     guard.check_state(model, 0, names)
+
+
+def test_fp16_that_overflows_at_every_scale_is_stopped():
+    model = net()
+    model(torch.randn(4, 3)).sum().backward()
+    model[0].bias.grad[2] = float("inf")
+    guard.check_scale(guard.LOWEST_SCALE, 7, model, names)  # control: the scaler may still go on
+    with pytest.raises(guard.NonFinite, match=r"step 7: .*every fp16 step overflows .*0\.bias"):
+        guard.check_scale(guard.LOWEST_SCALE / 2, 7, model, names)

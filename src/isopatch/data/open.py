@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from isopatch.data.sources.subset import Subset
 from isopatch.data.split import stratified_cut
 from isopatch.data.stored import RawData, StoredSource
 from isopatch.data.verify import unreadable
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.decode import MAX_PIXELS
 
 TEST_FRACTION = 0.2  # cut from data without any split of its own
@@ -30,6 +31,7 @@ def open_data(
     bad: str = "fail",
     max_pixels: int = MAX_PIXELS,
     test_fraction: float = TEST_FRACTION,
+    verify: Collection[str] = (),
 ) -> DataSplits:
     """Open `source` (see `find.find_data`) and return its three splits; `notes` says what was done.
 
@@ -37,8 +39,10 @@ def open_data(
     val_fraction: cut from train where there is no validation split; 0 leaves `val` None. Both cuts are
         stratified and depend on `split_seed` and the order of the pictures alone.
     bad: "fail": an unreadable picture raises `DecodeError` when it is read. "skip": every picture is read
-        once now (see `verify`), the unreadable ones are left out and listed in `skipped`.
-    Raises `UsageError` for what the caller can mend.
+        once now (see `verify.py`), the unreadable ones are left out and listed in `skipped`.
+    verify: roles whose pictures are read once now, also where `bad` is "fail": those that a training would
+        otherwise come to at its end.
+    Raises `UsageError` for what the caller can mend, `IsopatchError` for unreadable pictures of these roles.
     """
     if not 0 <= val_fraction < 1 or not 0 <= test_fraction < 1:
         raise UsageError(f"val_fraction {val_fraction}, test_fraction {test_fraction}: give shares in [0, 1)")
@@ -50,6 +54,8 @@ def open_data(
     skipped: dict[str, list[tuple[str, str]]] = {}
     if bad == "skip":
         parts, skipped = _without_unreadable(parts, max_pixels, str(source), notes)
+    for role in parts.keys() & set(verify) if bad == "fail" else ():
+        _require_readable(role, *parts[role], max_pixels)
     splits: dict[str, ImageSource] = {
         role: base if len(indices) == len(base) else Subset(base, indices)
         for role, (base, indices) in parts.items()
@@ -96,6 +102,17 @@ def _cut_one(
         f"The data has no {label} split: {len(cut):,} of {len(indices):,} training pictures "
         f"({fraction:.0%} of each class, seed {seed}) were set apart for it."
     )
+
+
+def _require_readable(role: str, source: StoredSource, indices: Indices, max_pixels: int) -> None:
+    chosen = set(indices.tolist())
+    bad = [(index, reason) for index, reason in unreadable(source, max_pixels=max_pixels) if index in chosen]
+    if bad:
+        index, reason = bad[0]
+        raise IsopatchError(
+            f"{role}: {len(bad):,} of {len(indices):,} pictures cannot be read, the first is "
+            f"{source.name(index)} ({reason}); mend or remove them, or leave them out with --bad skip"
+        )
 
 
 def _without_unreadable(

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isopatch.models.memory import backward_bytes, forward_bytes
-from isopatch.models.spec import build, make_spec, resolve
+from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.models.table import aliases_of
 
 HOW_COUNTED = (
@@ -40,8 +40,12 @@ def describe(
     given = dict(arguments or {})
     if image_size is not None:
         given["image_size"] = image_size
-    spec = make_spec(name, given)
-    entry = resolve(name)
+    return describe_spec(make_spec(name, given))
+
+
+def describe_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Return what `describe` returns, of a complete spec, for pictures of the size in its input contract."""
+    entry = resolve(spec.name)
     with torch.device("meta"):
         model = build(spec).eval()
         x = torch.empty(1, spec.arguments["in_channels"], spec.input.height, spec.input.width)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from isopatch.errors import UsageError
+from isopatch.models.spec import ModelSpec
 from isopatch.training.config import ModelNode
 
 
@@ -17,5 +20,21 @@ def model_of_weights(source: str) -> ModelNode:
         stored = load(source).spec
     except UsageError as error:
         raise UsageError(f"weights: {error}; --model NAME says which model a file holds") from None
+    return _node(stored)
+
+
+def stored_model(source: str) -> ModelNode | None:
+    """Return the model node written beside weights of ours; None for other people's, and for hub ids.
+
+    Raises IsopatchError where the files are damaged, UsageError where there are none.
+    """
+    from isopatch.models.locate import locate
+    from isopatch.models.native import read_spec
+
+    folder = locate(source).folder if Path(source).exists() else None
+    return None if folder is None else _node(read_spec(folder))
+
+
+def _node(stored: ModelSpec) -> ModelNode:
     arguments = {key: value for key, value in stored.arguments.items() if key != "num_classes"}
     return ModelNode.model_validate({"name": stored.name, **arguments})

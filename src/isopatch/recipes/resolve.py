@@ -17,7 +17,7 @@ from isopatch.errors import UsageError
 from isopatch.models import spec
 from isopatch.recipes.default import DIGITS, DefaultChoice, choose
 from isopatch.recipes.fit import Notes
-from isopatch.recipes.from_weights import model_of_weights
+from isopatch.recipes.from_weights import model_of_weights, stored_model
 from isopatch.recipes.reading import Setting, parse_overrides, read_config_file
 from isopatch.recipes.schema import (
     annotation_of,
@@ -43,9 +43,12 @@ def resolve(
     overrides: Iterable[tuple[str, str]] = (),
     choose_for: Chooser | None = None,
     notes: Notes | None = None,
+    started_with: RunConfig | None = None,
 ) -> RunConfig:
     """Return the configuration that the names, the YAML file and the ("a.b", "value") overrides ask for.
 
+    started_with: the configuration of a run to be continued: what is said replaces its values, and neither a
+        recipe nor a default choice is worked out again.
     choose_for: called with the data's configuration when nobody named a model; None knows `digits` alone.
     notes: receives sentences for the user (what a recipe left out, the reason of a default choice).
     Raises UsageError with one line per problem.
@@ -62,11 +65,11 @@ def resolve(
     settings = _known(from_file + given, problems)
     wanted = {setting.path: setting.value for setting in settings}
 
-    base, defaults = _base(wanted, choose_for, notes, problems)
+    base, defaults = (started_with, []) if started_with else _base(wanted, choose_for, notes, problems)
     tree = base.model_dump()
     for setting in defaults + settings:
         _put(tree, setting.path, setting.value)
-    tree["recipe"] = base.recipe  # its full name: vit-augreg is vit-augreg-medium1
+    tree["recipe"] = _full_name(tree["recipe"], base, problems)
     origins = {setting.key: setting.origin for setting in settings if setting.origin}
     config = _validate(tree, base.model_dump(), problems)
     problems += _argument_problems(ModelNode.model_validate(tree["model"]))
@@ -127,11 +130,8 @@ def _base(
     arguments = {path[1]: value for path, value in wanted.items() if path[0] == "model" and path[1] != "name"}
     defaults: list[Setting] = []
     weights = wanted.get(("weights",))
-    if name is None and weights is not None:
-        try:
-            held = model_of_weights(str(weights))
-        except UsageError as error:
-            raise UsageError("\n".join([*problems, str(error)])) from None
+    held = None if weights is None else _held(str(weights), name, problems)
+    if held is not None:
         name, arguments = held.name, {**held.arguments, **arguments}
         defaults = [Setting(("model", key), value) for key, value in held.arguments.items()]
         defaults.append(Setting(("model", "name"), name))
@@ -156,6 +156,30 @@ def _base(
         problems.append(f"recipe: {error}")
         return RunConfig(model=node), defaults
     return entry.build(ModelNode.model_validate({"name": node.name, **fitting}), str(source), notes), defaults
+
+
+def _held(weights: str, name: Any, problems: list[str]) -> ModelNode | None:
+    """Return the model that the weights say they hold; None where a name has to say it."""
+    try:
+        if name is None:
+            return model_of_weights(weights)
+        held = stored_model(weights)
+        if held is not None and spec.resolve(str(name)).name != spec.resolve(held.name).name:
+            raise UsageError(f"model.name: {name}, but {weights} holds {held.name}; leave the name out")
+    except UsageError as error:
+        raise UsageError("\n".join([*problems, str(error)])) from None
+    return held
+
+
+def _full_name(recipe: str | None, base: RunConfig, problems: list[str]) -> str | None:
+    """Return the name a recipe writes into its configuration: vit-augreg's is vit-augreg-medium1."""
+    if recipe in (None, base.recipe):
+        return base.recipe
+    try:
+        return find_recipe(str(recipe)).build(base.model, base.data.source, []).recipe
+    except UsageError as error:
+        problems.append(f"recipe: {error}")
+        return base.recipe
 
 
 def _argument_problems(model: ModelNode) -> list[str]:

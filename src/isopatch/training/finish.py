@@ -11,6 +11,7 @@ from isopatch.errors import IsopatchError
 from isopatch.files import sha256_of
 from isopatch.models.save import save_model
 from isopatch.nn.skeleton import Isotropic
+from isopatch.training.ema import Ema
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import cpu_name
 from isopatch.training.progress import TrainingProgress
@@ -19,6 +20,16 @@ from isopatch.training.setup import Best, Trainer
 from isopatch.training.stop import StopRequest
 
 log = logging.getLogger("isopatch")
+
+FINAL_KEYS = (
+    "top1",
+    "top5",
+    "nll",
+    "ece",
+    "brier",
+    "macro_recall",
+    "num_images",
+)  # in summary.json
 
 
 def validate(trainer: Trainer, folder: RunFolder, stop: StopRequest, progress: TrainingProgress) -> None:
@@ -81,7 +92,7 @@ def write_best(trainer: Trainer, folder: RunFolder, model: Isotropic, best: Best
 def selection_sentence(trainer: Trainer) -> str:
     """Which weights `best/` holds, and why; nothing is ever selected on the test split."""
     if trainer.val is None:
-        average = "; the moving average is in the last checkpoint" if trainer.ema is not None else ""
+        average = "; their moving average is evaluated beside them" if trainer.ema is not None else ""
         return f"no validation split: the last weights are the final ones{average}"
     if trainer.best is None:
         return "no evaluation yet"
@@ -103,10 +114,15 @@ def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, 
             continue
         result = _evaluate(trainer, model, source, stop, precision="fp32", gallery=24).to_json()
         folder.write_json(f"evaluation-{split}.json", result)
-        final[split] = {
-            k: result[k] for k in ("top1", "top5", "nll", "ece", "brier", "macro_recall", "num_images")
-        }
+        final[split] = {key: result[key] for key in FINAL_KEYS}
         log.info("%s: top-1 %.2f %% of %s pictures", split, 100 * result["top1"], f"{result['num_images']:,}")
+    test = trainer.splits.test
+    if trainer.val is None and test is not None and trainer.ema is not None and trainer.ema.updates:
+        average = _evaluate(
+            trainer, _averaged(trainer.ema), test, stop, precision="fp32", gallery=0
+        ).to_json()
+        final["test_ema"] = {key: average[key] for key in FINAL_KEYS}
+        log.info("test, moving average of the weights: top-1 %.2f %%", 100 * average["top1"])
     summary = summarise(trainer, folder, final)
     folder.write_json("summary.json", summary)
     return summary
@@ -159,10 +175,13 @@ def summarise(trainer: Trainer, folder: RunFolder, final: dict[str, Any]) -> dic
 def _weight_sets(trainer: Trainer) -> list[tuple[str, Isotropic]]:
     sets = [("model", trainer.model)]
     if trainer.ema is not None and trainer.ema.updates:
-        averaged = trainer.ema.model
-        assert isinstance(averaged, Isotropic)
-        sets.append(("ema", averaged))
+        sets.append(("ema", _averaged(trainer.ema)))
     return sets
+
+
+def _averaged(ema: Ema) -> Isotropic:
+    assert isinstance(ema.model, Isotropic)
+    return ema.model
 
 
 def _evaluate(

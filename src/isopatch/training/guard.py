@@ -12,6 +12,8 @@ from isopatch.errors import IsopatchError
 
 Names = Callable[[], list[str]]  # sample names, worked out only when something is wrong
 
+LOWEST_SCALE = 2.0**-10  # fp16: the scaler starts at 2**16 and halves at every overflow; 26 in a row end here
+
 HIGHEST_LR = 1e3  # no recipe in the literature is within a factor of 10 of it
 
 
@@ -49,6 +51,14 @@ def check_state(model: nn.Module, step: int, samples: Names = list) -> None:
     if not bool(torch.isfinite(nn.utils.get_total_norm(tensors, norm_type=math.inf))):
         bad = first_bad(model.state_dict().items()) or "a tensor"
         raise NonFinite(_message("model state", math.nan, step, f"{bad} is not finite", samples))
+
+
+def check_scale(scale: float, step: int, model: nn.Module, samples: Names) -> None:
+    """Raise NonFinite when fp16 gradients overflow however far the scaler lowers its scale."""
+    if scale < LOWEST_SCALE:
+        bad = first_bad((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+        cause = f"every fp16 step overflows (scale {scale:g}, gradient of {bad})"
+        raise NonFinite(_message("gradient norm", math.inf, step, cause, samples))
 
 
 def first_bad(named: Iterable[tuple[str, Tensor | None]]) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.source import DataSplits
-from isopatch.models.describe import describe
+from isopatch.models.describe import describe_spec
 from isopatch.training import setup
 from isopatch.training.config import RunConfig
 from isopatch.training.step import train_step
@@ -25,9 +25,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
     micro-batch keeps for the backward pass; the data kept in memory is not in it.
     """
     trainer = setup.prepare(config, splits)
-    arguments = {**config.model.arguments, "num_classes": len(splits.classes)}
-    size = (trainer.spec.input.height, trainer.spec.input.width)
-    activations = describe(trainer.spec.name, image_size=size, arguments=arguments)["backward_memory_bytes"]
+    activations = describe_spec(trainer.spec)["backward_memory_bytes"]
     steps = min(WARMUP_STEPS + MEASURED_STEPS, trainer.total_steps)
     seconds = []
     with TrainLoader(

@@ -16,7 +16,7 @@ from isopatch.data.seeding import derive_seed
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.models import spec as models
-from isopatch.models.describe import describe
+from isopatch.models.describe import describe_spec
 from isopatch.models.load import load
 from isopatch.nn.skeleton import Isotropic
 from isopatch.training.checkpoint import Checkpoint
@@ -106,14 +106,14 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
     arguments = {**config.model.arguments, "num_classes": len(splits.classes)}
     overrides = {key: value for key, value in config.input.model_dump().items() if value is not None}
     spec = models.make_spec(config.model.name, arguments, input_overrides=overrides, classes=splits.classes)
-    numbers = describe(spec.name, image_size=(spec.input.height, spec.input.width), arguments=arguments)
-    choices = choose(config, numbers["macs"]) if resume is None else recorded_choices(resume)
-    torch.set_num_threads(choices.threads)
     torch.manual_seed(derive_seed(config.seed, "initialisation"))
     if resume is not None:
         spec = models.ModelSpec.from_json(resume.document("config")["model"])
     fresh = config.weights is None or resume is not None
     model = models.build(spec) if fresh else _pretrained(config, spec, overrides)
+    numbers = describe_spec(model.spec)
+    choices = choose(config, numbers["macs"]) if resume is None else recorded_choices(resume)
+    torch.set_num_threads(choices.threads)
     model.activation_checkpointing = config.activation_checkpointing
     model.to(choices.device)
     sampler = EpochSampler(

@@ -58,7 +58,9 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
     trainer.scaler.unscale_(optimizer)
     norm = _gradient_norm(trainer)
     clip = config.optimizer.clip_norm
-    if not trainer.scaler.is_enabled():  # fp16: the scaler skips an overflowing step and lowers its scale
+    if trainer.scaler.is_enabled():  # fp16: the scaler skips an overflowing step and lowers its scale
+        guard.check_scale(trainer.scaler.get_scale(), batch.step, model, samples)
+    else:
         guard.check_gradients(norm, batch.step, model, samples)
     if clip is not None:  # after the check: clipping by NaN would make every gradient NaN and hide the first
         torch.nn.utils.clip_grads_with_norm_(trainer.optimizer.parameters, clip, norm)
