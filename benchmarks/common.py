@@ -54,6 +54,7 @@ def record(
     name: str,
     *,
     claim: str,
+    measured: str,
     figure: Any,
     passed: bool,
     n: int,
@@ -64,11 +65,12 @@ def record(
 ) -> int:
     """Write the result, print it in short, and return the exit code: 1 where the floor was missed.
 
-    claim: what was to be shown, with its floor. started: time.monotonic() at the harness's start.
+    claim: what was to be shown, with its floor. measured: the figure in words, for a table. started: time.monotonic() at the harness's start.
     """
     document = {
         "name": name,
         "claim": claim,
+        "measured": measured,
         "passed": passed,
         "figure": figure,
         "n": n,
@@ -82,7 +84,7 @@ def record(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(scrub(document), indent=1, allow_nan=False, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
-    print(f"{'passed' if passed else 'FAILED'}: {name}: {json.dumps(scrub(figure))} -> {scrub(str(path))}")
+    print(f"{'passed' if passed else 'FAILED'}: {name}: {measured} -> {scrub(str(path))}")
     return 0 if passed else 1
 
 

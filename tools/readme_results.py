@@ -14,25 +14,21 @@ END = "<!-- results:end -->"
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the Markdown table, one line a result file, and the machine they were measured on."""
+    results = sorted(results, key=lambda result: (not is_accuracy(result), result["name"]))
     lines = ["| what was to be shown | measured | n | result |", "|---|---|---|---|"]
     for result in results:
         verdict = "shown" if result["passed"] else "**missed**"
         lines.append(
-            f"| {result['claim']} | {words(result['figure'])} | {result['n']} | "
+            f"| {result['claim']} | {result['measured']} | {result['n']} | "
             f"[{verdict}](results/{result['name']}.json) |"
         )
     machines = sorted({result["hardware"] for result in results})
     return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
 
 
-def words(figure: Any) -> str:
-    """A figure in one cell: `name value` pairs of the numbers in it; the file has the rest."""
-    if isinstance(figure, dict):
-        parts = {key.replace("_", " "): words(value) for key, value in figure.items()}
-        return ", ".join(f"{name} {text}" for name, text in parts.items() if text)
-    if isinstance(figure, list):
-        return ""
-    return f"{figure:.4g}" if isinstance(figure, float) else str(figure)
+def is_accuracy(result: dict[str, Any]) -> bool:
+    """Whether a result says how good a model became; these come first."""
+    return ".accuracy." in str(result["command"])
 
 
 def updated(readme: str, root: Path = ROOT) -> str:

@@ -27,6 +27,7 @@ COMMON = [
 ]
 MODELS = {
     "convmixer": {
+        "title": "ConvMixer",
         "floor": 0.76,
         "threads": 1,  # at this width one thread is as fast as two
         "arguments": [
@@ -35,6 +36,7 @@ MODELS = {
         ],
     },
     "vit": {
+        "title": "ViT",
         "floor": 0.60,
         "threads": 2,
         "arguments": [
@@ -73,7 +75,8 @@ def main() -> int:
         result = train(given, out=folder / "run", cwd=folder, threads=model["threads"])
     return record(
         f"cifar10-{arguments.model}",
-        claim=f"CIFAR-10, {arguments.model} from scratch, >= {model['floor']:.0%} in 20 minutes, 2 cores",
+        claim=f"CIFAR-10, a {model['title']} from scratch: >= {model['floor']:.0%} within 20 minutes on 2 cores",
+        measured=f"{result['top1']:.2%} in {result['wall_seconds'] / 60:.1f} minutes",
         figure={"top1": result["top1"], "wall_minutes": round(result["wall_seconds"] / 60, 1)},
         passed=result["top1"] >= model["floor"] and result["wall_seconds"] <= LIMIT,
         n=1,

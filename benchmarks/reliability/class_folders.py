@@ -180,7 +180,8 @@ def main() -> int:
     good = sum(not result["problems"] for result in results)
     return record(
         "class_folders",
-        claim="class folders empty, absent, extra, renamed, in other case, hidden: no label shifted",
+        claim="Class folders empty, absent, extra, renamed, in other case, hidden: no label shifted",
+        measured=f"{good} of {len(results)} right, {sum(result['shifted'] for result in results)} labels shifted",
         figure={
             "right": good,
             "of": len(results),

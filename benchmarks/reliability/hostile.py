@@ -214,7 +214,8 @@ def main() -> int:
         ran = sum("THE PAYLOAD RAN" in entry["problems"] for entry in wrong)
     return record(
         "hostile",
-        claim="hostile files given to every verb and flag that takes a path: refused, no payload runs",
+        claim="Hostile files given to every verb and flag that takes a path: refused, no payload runs",
+        measured=f"{ran} payloads ran in {tries:,} tries (unpickled, {alive} of {len(payloads)} run)",
         figure={
             "payloads_run": ran,
             "tries": tries,

@@ -207,6 +207,7 @@ def main() -> int:
         "nonfinite",
         claim="NaN, infinity or 1e30 in pixel, weight, gradient, BatchNorm buffer, learning rate: stopped "
         "before the update, step, samples and culprit named, last checkpoint finite, exit code 1",
+        measured=f"{good} of {len(results)} right, {len(RUNS)} of them controls",
         figure={"right": good, "of": len(results), "of_them_controls": len(RUNS)},
         passed=good == len(results),
         n=len(results),

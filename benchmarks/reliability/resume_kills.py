@@ -308,6 +308,8 @@ def report(
     return record(
         "resume_kills",
         claim=CLAIM,
+        measured=f"{figure['identical']} of {n} identical after {len(kills)} kills, {phases['save']} of them "
+        f"inside a save; without the sampler's position {figure['control_differing']} of {len(controls)} differ",
         figure=figure,
         passed=passed,
         n=n,

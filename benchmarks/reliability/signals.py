@@ -228,6 +228,7 @@ def main() -> int:
         "signals",
         claim="SIGINT and SIGTERM during scan, step, validation, save: saved, right exit code, nothing left, "
         "resume identical; second SIGINT, lock of a killed process, second process, finished run",
+        measured=f"{good} of {len(results)} right",
         figure={"right": good, "of": len(results)},
         passed=good == len(results),
         n=len(results),
