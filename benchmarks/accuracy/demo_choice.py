@@ -28,16 +28,15 @@ CANDIDATES: dict[str, list[dict[str, str]]] = {
         {"model.position": "learned"},
         {"model.init": "timm"},
         {"model.class_token": "true", "model.pool": "class"},
-        {"epochs": "80"},
-        {"epochs": "80", "model.mlp_ratio": "2"},
         {"model.drop_path": "0.1"},
+        {"epochs": "60", "model.mlp_ratio": "4"},
     ],
     "convmixer": [
         {},
-        {"epochs": "12"},
+        {"optimizer.lr": "5e-3"},
+        {"optimizer.lr": "2e-2"},
         {"model.kernel_size": "5"},
-        {"optimizer.lr": "1e-2"},
-        {"optimizer.lr": "2e-3"},
+        {"epochs": "30"},
     ],
 }
 

@@ -28,19 +28,21 @@ DEMO_RUNS = {
         "model.depth": "4",
         "model.kernel_size": "3",
         "model.patch_size": "1",
+        "optimizer.lr": "1e-2",
         "epochs": "16",
     },
     "vit": {
         "model.dim": "64",
         "model.depth": "4",
         "model.num_heads": "4",
+        "model.mlp_ratio": "2",
         "model.patch_size": "2",
         "model.pool": "norm-mean",
         "model.class_token": "false",
         "model.position": "sincos-2d",
         "model.init": "jax",
         "optimizer.lr": "4e-3",
-        "epochs": "60",
+        "epochs": "80",
     },
 }
 
