@@ -65,7 +65,8 @@ def record(
 ) -> int:
     """Write the result, print it in short, and return the exit code: 1 where the floor was missed.
 
-    claim: what was to be shown, with its floor. measured: the figure in words, for a table. started: time.monotonic() at the harness's start.
+    claim: what was to be shown, with its floor. measured: the figure in words, for a table.
+    started: time.monotonic() at the harness's start.
     """
     document = {
         "name": name,

@@ -59,6 +59,12 @@ def test_the_time_limit_saves_and_the_next_call_finishes(tmp_path):
     assert isopatch.train(out=tmp_path / "run", resume=str(tmp_path / "run"), quiet=True).state == "finished"
 
 
+@pytest.mark.parametrize("device", ["cdua", "cuda:99"])
+def test_a_device_the_machine_does_not_have_is_named(run, device):
+    with pytest.raises(isopatch.UsageError, match=f"device '{device}' was asked for"):
+        api.evaluate_checkpoint(run.path, "digits", device=device)
+
+
 def test_a_split_the_data_does_not_have_is_named(run):
     with pytest.raises(isopatch.UsageError, match=r"--split val: .* has .*test"):
         api.evaluate_checkpoint(run.path, "digits", split="val")

@@ -10,48 +10,28 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from benchmarks.accuracy.training import train
 from benchmarks.common import data_root, parser, record, workspace
 
 LIMIT = 20 * 60.0
-COMMON = [
-    "--recipe",
-    "small",
-    "--data.val_fraction",
-    "0",
-    "--model.image_size",
-    "32",
-    "--model.patch_size",
-    "4",
-]
-MODELS = {
+COMMON = "--recipe small --data.val_fraction 0 --model.image_size 32 --model.patch_size 4"
+MODELS: dict[str, dict[str, Any]] = {
     "convmixer": {
         "title": "ConvMixer",
         "floor": 0.76,
         "threads": 1,  # at this width one thread is as fast as two
-        "arguments": [
-            *("--model", "convmixer", "--model.dim", "128", "--model.depth", "4", "--model.kernel_size", "5"),
-            *("--epochs", "12", "--precision", "fp32"),
-        ],
+        "arguments": "--model convmixer --model.dim 128 --model.depth 4 --model.kernel_size 5 --epochs 12 "
+        "--precision fp32",
     },
+    # The rate was chosen against twice as much, on 10 % of the training pictures set apart, over 3 epochs.
     "vit": {
         "title": "ViT",
         "floor": 0.60,
         "threads": 2,
-        "arguments": [
-            *("--model", "vit", "--model.dim", "128", "--model.depth", "4", "--model.num_heads", "4"),
-            *(
-                "--model.pool",
-                "norm-mean",
-                "--model.class_token",
-                "false",
-                "--epochs",
-                "10",
-                "--precision",
-                "bf16",
-            ),
-        ],
+        "arguments": "--model vit --model.dim 128 --model.depth 4 --model.num_heads 4 --model.pool norm-mean "
+        "--model.class_token false --model.position sincos-2d --model.init jax --epochs 10 --precision bf16",
     },
 }
 
@@ -63,19 +43,13 @@ def main() -> int:
     arguments = options.parse_args()
     started = time.monotonic()
     model = MODELS[arguments.model]
-    given = [
-        "--data",
-        str(data_root() / "cifar10"),
-        *COMMON,
-        *model["arguments"],
-        "--seed",
-        str(arguments.seed),
-    ]
+    given = ["--data", str(data_root() / "cifar10"), "--seed", str(arguments.seed)]
+    given += f"{COMMON} {model['arguments']}".split()
     with workspace("cifar10") as folder:
         result = train(given, out=folder / "run", cwd=folder, threads=model["threads"])
     return record(
         f"cifar10-{arguments.model}",
-        claim=f"CIFAR-10, a {model['title']} from scratch: >= {model['floor']:.0%} within 20 minutes on 2 cores",
+        claim=f"CIFAR-10, {model['title']} from scratch: >= {model['floor']:.0%}, 20 minutes on 2 cores",
         measured=f"{result['top1']:.2%} in {result['wall_seconds'] / 60:.1f} minutes",
         figure={"top1": result["top1"], "wall_minutes": round(result["wall_seconds"] / 60, 1)},
         passed=result["top1"] >= model["floor"] and result["wall_seconds"] <= LIMIT,

@@ -181,7 +181,7 @@ def main() -> int:
     return record(
         "class_folders",
         claim="Class folders empty, absent, extra, renamed, in other case, hidden: no label shifted",
-        measured=f"{good} of {len(results)} right, {sum(result['shifted'] for result in results)} labels shifted",
+        measured=f"{good} of {len(results)} right, {sum(case['shifted'] for case in results)} labels shifted",
         figure={
             "right": good,
             "of": len(results),

@@ -67,7 +67,8 @@ def main() -> int:
     control = "torch" in modules["control: isopatch.create_model"]
     return record(
         "import_cost",
-        claim=f"`import isopatch` and `isopatch --help` load no torch, torchvision, timm; `--help` under {FLOOR_SECONDS} s",
+        claim="`import isopatch` and `isopatch --help` load no torch, torchvision, timm; "
+        f"`--help` under {FLOOR_SECONDS} s",
         measured=f"{figure['help_seconds_median']:.2f} s",
         figure=figure,
         passed=clean and control and figure["help_seconds_median"] < FLOOR_SECONDS,

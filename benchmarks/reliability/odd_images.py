@@ -145,8 +145,8 @@ def main() -> int:
     problems += wrong
     return record(
         "odd_images",
-        claim="716 odd pictures: every file read or refused with its reason; EXIF applied; 16-bit levels kept",
-        measured=f"{report.get('readable')} read, {report.get('unreadable')} refused, {len(problems)} problems",
+        claim="716 odd files: each read or refused with its reason; EXIF applied; 16-bit levels kept",
+        measured=f"{report['readable']} read, {report['unreadable']} refused, {len(problems)} problems",
         figure={
             "files": len(rows),
             "readable": report.get("readable"),

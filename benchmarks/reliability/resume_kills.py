@@ -309,7 +309,7 @@ def report(
         "resume_kills",
         claim=CLAIM,
         measured=f"{figure['identical']} of {n} identical after {len(kills)} kills, {phases['save']} of them "
-        f"inside a save; without the sampler's position {figure['control_differing']} of {len(controls)} differ",
+        f"inside a save; control: {figure['control_differing']} of {len(controls)} differ",
         figure=figure,
         passed=passed,
         n=n,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from isopatch.data.sources.relabel import relabel
 from isopatch.errors import UsageError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
+from isopatch.models.locate import recorded_data
 from isopatch.nn.skeleton import Isotropic
+from isopatch.predict import require_device
 from isopatch.training.config import RunConfig
 from isopatch.training.evaluate import Evaluation, evaluate
-from isopatch.training.loop import RunResult, train_run
+from isopatch.training.loop import RunResult, finished_result, train_run
+from isopatch.training.place import agreed_config, located, run_folder
 from isopatch.training.plan import plan_run
-from isopatch.training.runfolder import RunFolder, next_run_path, require_run, stored_config
+from isopatch.training.runfolder import RunFolder
+from isopatch.training.setup import data_fingerprint
 from isopatch.training.stop import StopRequest
 
 log = logging.getLogger("isopatch")
@@ -67,22 +72,40 @@ def train(
     max_minutes: save and stop after this long (result.exit_code 75); run again with resume="auto".
     Raises UsageError for a request that cannot work, IsopatchError when training had to stop.
     """
-    folder = _run_folder(config, out, resume, overwrite)
+    config = None if config is None else located(config)
+    folder = run_folder(config, out=out, resume=resume, overwrite=overwrite)
     stop = StopRequest(max_minutes)
     threads = torch.get_num_threads()
     with stop.listening(), folder.hold(), torch.random.fork_rng():
         try:
-            if config is None:
-                config = stored_config(folder.path)
+            if not overwrite:
+                config = agreed_config(folder, config)
+                done = finished_result(folder)
+                if done is not None:
+                    return done
+            assert config is not None
             splits = open_splits(config, verify=("val", "test"))
             result = train_run(config, splits, folder, stop, overwrite=overwrite, quiet=quiet)
-            if result.state == "finished":
-                from isopatch.report.run_page import write_run_report
-
-                write_run_report(folder.path)
+        except Exception as failure:
+            folder.record_failure(failure)
+            _write_report(folder)
+            raise
         finally:
             torch.set_num_threads(threads)
+        _write_report(folder)
     return result
+
+
+def _write_report(folder: RunFolder) -> None:
+    """Write report.html, also of a run that stopped or failed: that is when the curves are wanted."""
+    if not folder.metrics_file.is_file():
+        return
+    from isopatch.report.run_page import write_run_report
+
+    try:
+        write_run_report(folder.path)
+    except Exception as error:  # the run itself, its checkpoints and its exit code matter more
+        log.warning("report.html could not be written: %s", error)
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
@@ -120,14 +143,15 @@ def evaluate_checkpoint(
     """Evaluate whatever `load` opens on one split of a data set.
 
     split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
-        cut as the run did, where `source` is (in) the folder of a run on the same data.
+        cut as the run did that made the weights (they carry how).
     Classes are matched by name with those the model was trained on; a class the model does not know raises
     UsageError.
     """
     if threads is not None:
         torch.set_num_threads(threads)
+    place = require_device(device)
     model = load(source, name=name)
-    splits = open_data(data, bad=bad, **_as_the_run_split(Path(source), data))
+    splits = _open_as_the_run_did(source, data, bad)
     chosen = split or ("test" if splits.test is not None else "val")
     pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
     if pictures is None:
@@ -146,56 +170,37 @@ def evaluate_checkpoint(
     for note in splits.notes:
         log.info("%s", note)
     return evaluate(
-        model.to(device),
+        model.to(place),
         pictures,
         model.spec.input,
         batch_size=batch_size,
         workers=workers,
-        device=device,
+        device=str(place),
         precision=precision,
         classes=classes,
         memory_limit_mb=0,
     )
 
 
-def _as_the_run_split(source: Path, data: str) -> dict[str, Any]:
-    """How the run that `source` belongs to split `data`; without one, no validation split is cut."""
-    places = [*(source / "x").absolute().parents][:4] + [*(source / "x").resolve().parents][:4]
-    for folder in places:
-        if (folder / "config.yaml").is_file():
-            config = stored_config(folder).data
-            if config.source == data or Path(config.source).resolve() == Path(data).resolve():
-                kept = ("val_fraction", "split_seed", "max_pixels")
-                return {key: getattr(config, key) for key in kept}
-    return {"val_fraction": 0.0}
+def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> DataSplits:
+    """Open data that was cut by seed as the run that made the weights cut it.
 
-
-def _run_folder(
-    config: RunConfig | None, out: str | Path | None, resume: str | None, overwrite: bool
-) -> RunFolder:
-    """Decide where the run lives, and refuse to mix it with another."""
-    if resume is not None and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; keep one")
-    if resume is not None and resume != "auto":
-        if out is not None and Path(out).resolve() != Path(resume).resolve():
-            raise UsageError(f"--resume {resume} names another folder than --out {out}; keep one")
-        out = resume
-        require_run(Path(resume))
-    if out is None:
-        if config is None:
-            raise UsageError("nothing to continue: give --out, the folder of a run")
-        stem = f"{Path(config.data.source).name or 'data'}-{config.model.name}"
-        return RunFolder(next_run_path(Path("runs"), stem))
-    folder = RunFolder(Path(out))
-    if config is None:
-        require_run(folder.path)
-    if folder.has_run() and resume is None and not overwrite:
-        raise UsageError(
-            f"{folder.path} is not empty: --resume auto continues the run in it, --overwrite replaces it, "
-            f"--out chooses another folder"
+    Other data is opened without a validation cut. Warns where a test split cut now may hold pictures that the
+    weights were trained on.
+    """
+    recorded = recorded_data(source)
+    if recorded is not None:
+        kept = {key: recorded[key] for key in ("val_fraction", "split_seed", "max_pixels")}
+        splits = open_data(data, bad=bad, **kept)
+        same_pictures = data_fingerprint(splits)["train"] == recorded["fingerprint"]
+        if same_pictures or os.path.abspath(data) == recorded["source"] or data == recorded["source"]:
+            return splits
+    splits = open_data(data, bad=bad, val_fraction=0.0)
+    if "test" in splits.cut and recorded is None:
+        log.warning(
+            "%s has no test split of its own and %s does not say how its training data was cut: if it was "
+            "trained on these pictures, the test split cut now has some of them",
+            data,
+            source,
         )
-    if resume == "auto" and folder.has_run() and not (folder.path / "config.yaml").is_file():
-        raise UsageError(
-            f"{folder.path} holds other files and no run (no config.yaml); choose another folder with --out"
-        )
-    return folder
+    return splits

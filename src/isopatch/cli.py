@@ -29,7 +29,8 @@ class _ToStderr(logging.Handler):
     """Prints messages on whatever stderr is now, unlike StreamHandler, which keeps the one it began with."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        if not getattr(record, "shown_elsewhere", False):
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 _MESSAGES = _ToStderr()

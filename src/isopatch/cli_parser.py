@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from isopatch import __version__
@@ -39,10 +40,12 @@ class Parser(argparse.ArgumentParser):
 
     late_epilog: makes the end of the help, where that costs an import. settings_under: options that argparse
     does not know are settings where they start like this ("" is all of them); None: there are no settings.
+    many: the positional list, which takes what argparse leaves behind an option, as in `RUN --out FILE RUN`.
     """
 
     late_epilog: Callable[[], str] | None = None
     settings_under: str | None = None
+    many: str | None = None
 
     def __init__(self, **options: Any) -> None:
         """Pass everything on to argparse."""
@@ -67,11 +70,36 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not argv or (argv[0] not in VERBS and not argv[0].startswith("-")):
         what = f"'{argv[0]}' is no verb{nearest(argv[0], VERBS)}" if argv else "no verb given"
         raise UsageError(f"{what}; there are {', '.join(VERBS)}; see isopatch --help")
-    arguments, rest = build_parser().parse_known_args(argv)
+    plain, dotted = _without_settings(argv)
+    arguments, rest = build_parser().parse_known_args(plain)
     if "verb" not in arguments:
-        raise UsageError(f"{' '.join(rest) or 'no verb given'}: start with a verb; see isopatch --help")
-    arguments.settings = _settings(rest, arguments.parser)
+        said = " ".join([*dotted, *rest])
+        raise UsageError(f"{said or 'no verb given'}: start with a verb; see isopatch --help")
+    parser: Parser = arguments.parser
+    if parser.many is not None:
+        more = list(takewhile(lambda token: not token.startswith("-"), rest))
+        getattr(arguments, parser.many).extend(more)
+        rest = rest[len(more) :]
+    arguments.settings = [*_settings(dotted, parser), *_settings(rest, parser)]
     return arguments
+
+
+def _without_settings(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Split off `--a.b VALUE` and `--a.b=VALUE`: argparse would take the value for a positional argument."""
+    kept: list[str] = []
+    dotted: list[str] = []
+    end = argv.index("--") if "--" in argv else len(argv)  # what follows `--` are no options
+    wants_value = False
+    for token in argv[:end]:
+        if wants_value and not token.startswith("--"):
+            dotted.append(token)
+            wants_value = False
+            continue
+        name, equals, _ = token.partition("=")
+        is_setting = name.startswith("--") and "." in name
+        (dotted if is_setting else kept).append(token)
+        wants_value = is_setting and not equals
+    return [*kept, *argv[end:]], dotted
 
 
 def build_parser() -> Parser:
@@ -129,6 +157,7 @@ def build_parser() -> Parser:
     predict.add_argument(
         "paths", metavar="PATH", nargs="+", help="pictures, folders (with what is below), globs"
     )
+    predict.many = "paths"
     predict.add_argument("--out", metavar="FILE", help=".csv, .jsonl or .parquet; run again to continue it")
     predict.add_argument(
         "--top-k", type=_count(1), default=5, metavar="K", help="classes per picture, default 5"
@@ -137,6 +166,7 @@ def build_parser() -> Parser:
 
     report = verb("report")
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    report.many = "runs"
     report.add_argument(
         "--out", metavar="FILE", help="default RUN/report.html, or comparison.html beside the first"
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isopatch.api import train
 from isopatch.data.open import open_data
 from isopatch.data.source import ImageSource
+from isopatch.errors import UsageError
 from isopatch.predict import Predictor
 from isopatch.recipes.resolve import resolve
 from isopatch.report.compare_page import write_comparison
@@ -47,6 +48,9 @@ DEMO_RUNS = {
 }
 
 
+MARK = ".isopatch-demo"  # an empty file in folders that the demo may overwrite
+
+
 @dataclass(frozen=True)
 class DemoResult:
     """Test accuracies (fractions) by name, and the page that shows them."""
@@ -61,6 +65,7 @@ def run_demo(
 ) -> DemoResult:
     """Train a ConvMixer and a ViT on the digits, evaluate on the held-out part, predict, write the report."""
     out = Path(out)
+    _claim(out)
     accuracies: dict[str, float] = {}
     runs = []
     for name in DEMO_RUNS:
@@ -88,6 +93,18 @@ def run_demo(
         predictions=_predictions(out / "convmixer", splits.test),
     )
     return DemoResult(accuracies, report, tuple(runs))
+
+
+def _claim(out: Path) -> None:
+    """Mark the folder as the demo's, which it overwrites at every call; refuse one with other things."""
+    written = [out / name for name in (*DEMO_RUNS, "report.html")]
+    if any(path.exists() for path in written) and not (out / MARK).is_file():
+        raise UsageError(f"{out} holds runs or a report that the demo did not write; choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).touch()
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
 
 
 def demo_config(name: str, *, seed: int = 0, changes: Mapping[str, str] | None = None) -> RunConfig:

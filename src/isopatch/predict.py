@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections import deque
@@ -15,10 +16,10 @@ from typing import overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from isopatch.errors import UsageError
-from isopatch.image.decode import MAX_PIXELS, DecodeError, decode
+from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_opened
 from isopatch.image.names import printable
 from isopatch.image.prepare import prepare
 from isopatch.models.load import load
@@ -59,6 +60,7 @@ class Predictor:
     source: whatever `isopatch.load` takes: a run folder, `best/`, a weights file or a hub id.
     name: which model a file that does not say so holds.
     top_k: classes reported per picture, at most the model's number of classes.
+    device: "cpu", "cuda" or "cuda:N".
     batch_size: pictures per forward pass; the stream holds at most two batches of them.
     classes: the stored class names; the numbers "0", "1", ... where the weights carry none.
     """
@@ -74,14 +76,19 @@ class Predictor:
         precision: str = "fp32",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        """Load the model; raises `UsageError` or `IsopatchError` where `isopatch.load` does."""
+        """Load the model.
+
+        Raises `UsageError` for a device that is not there, `UsageError` or `IsopatchError` where
+        `isopatch.load` does.
+        """
         if top_k < 1 or batch_size < 1:
             raise UsageError(f"top_k {top_k} and batch_size {batch_size} must be at least 1")
-        self.model = load(source, name=name).to(device).eval()
+        place = require_device(device)
+        self.model = load(source, name=name).to(place).eval()
         self.spec = self.model.spec
         count = int(self.spec.arguments["num_classes"])
         self.classes: tuple[str, ...] = self.spec.classes or tuple(str(index) for index in range(count))
-        self.device = device
+        self.device = str(place)
         self.top_k = min(top_k, len(self.classes))
         self.batch_size = batch_size
         self.precision: str = precision
@@ -134,9 +141,12 @@ class Predictor:
         """Return the picture's tensor (3, H, W), or why there is none."""
         if isinstance(item, Image.Image):
             try:
-                # Opened from a file and untouched, its EXIF rotation still counts; after an edit it does not.
-                upright = ImageOps.exif_transpose(item) if isinstance(item, ImageFile.ImageFile) else item
-                return prepare(upright, self.spec.input)
+                # Opened from a file and untouched, its rotation and tags still count; in a copy they do not.
+                if isinstance(item, ImageFile.ImageFile):
+                    item = decode_opened(item, name="", max_pixels=self.max_pixels)
+                return prepare(item, self.spec.input)
+            except DecodeError as error:
+                return error.reason
             except Exception as error:  # decoding may happen only now, and fails in many ways
                 return str(error) or type(error).__name__
         try:
@@ -176,6 +186,24 @@ class Predictor:
 
 def _name(item: Input) -> str:
     return "" if isinstance(item, Image.Image) else os.fspath(item)
+
+
+def require_device(name: str) -> torch.device:
+    """Return the device called `name` ("cpu", "cuda", "cuda:1").
+
+    Raises `UsageError` naming what there is, where `name` is no device or one this machine does not have.
+    """
+    there = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator is not None:
+        there += [f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())]
+    with contextlib.suppress(RuntimeError):  # no device at all: torch lists every backend it can be built for
+        device = torch.device(name)
+        if device.type == "cpu" or f"{device.type}:{device.index or 0}" in there:
+            return device
+    raise UsageError(
+        f"device '{name}' was asked for, this machine has {', '.join(there)}; choose one of them"
+    )
 
 
 def expand_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -2,7 +2,8 @@
 
 Each input has exactly one row. CSV and JSONL grow row by row and are valid up to their last complete line;
 Parquet rows gather in `OUT.partial.jsonl` and become the file in one rename at the end. `OUT.meta.json` says
-which model wrote it: another model is refused. The rows themselves: `predict_rows`.
+which model wrote it (another model is refused) and in which folder it was begun: relative paths in its rows
+start there, wherever it is continued from. The rows themselves: `predict_rows`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
@@ -35,7 +37,7 @@ from isopatch.predict_rows import (
 
 log = logging.getLogger("isopatch")
 
-FORMAT = "isopatch-predictions-1"
+FORMAT = "isopatch-predictions-2"  # 2: the sidecar names the folder
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -48,7 +50,8 @@ def predict_to_file(
 ) -> dict[str, Any]:
     """Classify files, folders and patterns into `out` (.csv, .jsonl or .parquet), continuing what is there.
 
-    Inputs that already have a row are skipped, unreadable ones too: delete their row to try again. Memory
+    Inputs that already have a row are skipped, unreadable ones too: delete their row to try again. Relative
+    inputs get paths relative to the folder in which the file was begun, absolute ones stay absolute. Memory
     grows with the paths' text only. Unreadable inputs are logged with the reason.
     progress: called after each row with the rows written now and the rows to write.
     Returns out, inputs, and of this call: done, skipped, unreadable (they add up to inputs); of the whole
@@ -67,11 +70,11 @@ def predict_to_file(
     files = [file for file in expand_inputs(inputs) if os.path.abspath(file) not in own]
     with _alone(lock, out):
         try:
-            _claim(out, rows_file, meta, describe_predictor(predictor))
+            folder = _claim(out, rows_file, meta, describe_predictor(predictor))
             if out.suffix == ".parquet" and out.exists() and not rows_file.exists():
                 parquet_to_jsonl(out, rows_file, predictor.top_k)
             with rows_file.open("a+b", buffering=0) as file:
-                summary = _write_rows(predictor, files, file, rows_file, progress)
+                summary = _write_rows(predictor, files, folder, file, rows_file, progress)
             if out.suffix == ".parquet":
                 jsonl_to_parquet(rows_file, out, predictor.top_k)
                 rows_file.unlink()
@@ -88,15 +91,17 @@ def predict_to_file(
 def _write_rows(
     predictor: Predictor,
     files: list[str],
+    folder: str,
     file: FileIO,
     rows_file: Path,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, int]:
-    known, unreadable_before = _continue(file, rows_file, predictor.top_k)
+    known, unreadable_before = _continue(file, rows_file, folder, predictor.top_k)
     pending = [path for path in files if os.path.abspath(path) not in known]
     unreadable = 0
     for count, prediction in enumerate(predictor.stream(pending), start=1):
-        _append(file, to_line(prediction, rows_file.suffix, predictor.top_k))
+        row = replace(prediction, path=_from_folder(prediction.path, folder))
+        _append(file, to_line(row, rows_file.suffix, predictor.top_k))
         if prediction.error is not None:
             unreadable += 1
             log.warning("not readable: %s: %s", escape(prediction.path), prediction.error)
@@ -130,12 +135,21 @@ def describe_predictor(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> None:
-    """Write the sidecar of a new file, or check that an existing file is of this model and these settings."""
+def _from_folder(path: str, folder: str) -> str:
+    """The path as a row has it: relative to `folder` instead of the working directory, or absolute."""
+    return path if os.path.isabs(path) or os.getcwd() == folder else os.path.relpath(path, folder)
+
+
+def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> str:
+    """Write the sidecar of a new file, or check that an existing file is of this model and these settings.
+
+    Returns the folder in which the file was begun.
+    """
     content = [path for path in (out, rows_file) if path.exists() and path.stat().st_size > 0]
     if not content:
-        replace_file(meta, (json.dumps(identity, indent=1) + "\n").encode())
-        return
+        folder = os.getcwd()
+        replace_file(meta, (json.dumps({**identity, "folder": folder}, indent=1) + "\n").encode())
+        return folder
     if not meta.exists():
         raise UsageError(
             f"{content[0]} exists without {meta.name}, so it cannot be continued; delete it or choose another"
@@ -143,6 +157,9 @@ def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> 
     try:
         stored = json.loads(meta.read_bytes())
         different = [key for key, value in identity.items() if stored.get(key) != value]
+        begun_in = stored.get("folder")
+        if not different and not (isinstance(begun_in, str) and os.path.isabs(begun_in)):
+            raise ValueError("no folder")
     except (ValueError, AttributeError):
         different = [f"origin ({meta.name} is damaged)"]
     if different:
@@ -150,6 +167,7 @@ def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> 
             f"{out} was written with another {', '.join(different)}; to keep it choose another file, to "
             f"start again delete it and {meta.name}"
         )
+    return str(begun_in)
 
 
 @contextlib.contextmanager
@@ -173,8 +191,11 @@ def _alone(lock: Path, out: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _continue(file: FileIO, path: Path, top_k: int) -> tuple[set[str], int]:
-    """Cut a torn last line, write a missing header; return the paths with a row, and how many unreadable."""
+def _continue(file: FileIO, path: Path, folder: str, top_k: int) -> tuple[set[str], int]:
+    """Cut a torn last line, write a missing header; return the paths with a row, and how many unreadable.
+
+    The paths are absolute; `folder` is where relative ones start.
+    """
     complete = _complete_length(path)
     if complete != path.stat().st_size:
         os.ftruncate(file.fileno(), complete)
@@ -183,7 +204,7 @@ def _continue(file: FileIO, path: Path, top_k: int) -> tuple[set[str], int]:
     known: set[str] = set()
     unreadable = 0
     for prediction in read_predictions(path):
-        known.add(os.path.abspath(prediction.path))
+        known.add(os.path.normpath(os.path.join(folder, prediction.path)))
         unreadable += prediction.error is not None
     return known, unreadable
 

@@ -106,6 +106,48 @@ def test_keeping_twice_decodes_once():
     assert source.reads == reads
 
 
+def with_one_pixel_changed(arrays):
+    changed = [array.copy() for array in arrays]
+    changed[11][2, 1, 0] ^= 1
+    return changed
+
+
+def with_two_pictures_swapped(arrays):
+    return [*arrays[:5], arrays[6], arrays[5], *arrays[7:]]
+
+
+def with_one_turned_on_its_side(arrays):
+    changed = list(arrays)
+    height, width = changed[3].shape[:2]
+    changed[3] = changed[3].reshape(width, height, 3)  # the same bytes, another shape
+    return changed
+
+
+@pytest.mark.parametrize("sizes", [[(8, 6)], [(8, 6), (5, 9)]], ids=["one size", "several sizes"])
+def test_the_digest_tells_any_other_content_and_nothing_else(sizes):
+    arrays = noise(20, *sizes)
+    kept = keep_in_memory(Pictures(arrays), limit_mb=1)
+    assert keep_in_memory(Pictures(arrays), limit_mb=1).digest() == kept.digest()
+    as_list = KeptSource(Pictures(arrays), [array.copy() for array in arrays])
+    assert as_list.digest() == kept.digest()  # how it is kept does not matter
+    for change in (with_one_pixel_changed, with_two_pictures_swapped, with_one_turned_on_its_side):
+        other = keep_in_memory(Pictures(change(arrays)), limit_mb=1)
+        assert other.digest() != kept.digest(), change.__name__
+        assert other.fingerprint == kept.fingerprint  # which alone would not notice
+    relabelled = Pictures(arrays)
+    relabelled.labels = relabelled.labels[::-1].copy()
+    assert keep_in_memory(relabelled, limit_mb=1).digest() != kept.digest()
+    fewer = Pictures(arrays[:19])
+    assert keep_in_memory(fewer, limit_mb=1).digest() != kept.digest()
+
+
+def test_the_digest_is_computed_once(monkeypatch):
+    kept = keep_in_memory(Pictures(noise(20, (8, 8))), limit_mb=1)
+    first = kept.digest()
+    monkeypatch.setattr(kept, "_pixels", None)
+    assert kept.digest() == first
+
+
 @pytest.mark.parametrize("crop", ["random-resized", "padded", "simple-random", "none"])
 @pytest.mark.parametrize("sizes", [[(16, 16)], [(20, 31), (16, 16), (9, 40)]], ids=["one size", "several"])
 def test_kept_or_not_the_batches_are_the_same(crop, sizes):

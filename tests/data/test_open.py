@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from PIL import Image
 
 from isopatch.data.open import open_data
 from isopatch.data.source import DataSplits, ImageSource
-from isopatch.data.sources.folder import FolderSource
 from isopatch.errors import UsageError
 from isopatch.image.decode import DecodeError
 
@@ -301,32 +301,6 @@ def test_skipping_does_not_move_pictures_between_splits(tree: Path) -> None:
         assert skipping[role] == {name for name in failing[role] if not name.endswith("dog/train3.png")}
 
 
-def test_verification_happens_once_and_again_after_a_change(
-    tree: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reads = 0
-    real = FolderSource.read
-
-    def counting(self: FolderSource, index: int) -> Image.Image:
-        nonlocal reads
-        reads += 1
-        return real(self, index)
-
-    monkeypatch.setattr(FolderSource, "read", counting)
-    (tree / "train" / "dog" / "train3.png").write_bytes(b"rubbish")
-    first = open_data(tree, bad="skip")
-    assert reads == 33
-    again = open_data(tree, bad="skip")
-    assert reads == 33 and again.skipped == first.skipped
-    os.utime(tree / "train" / "cat" / "train0.png", (1, 1))  # may be another picture now: train is read again
-    open_data(tree, bad="skip")
-    assert reads == 33 + 18
-    for file in (cache / "verified").iterdir():  # a damaged verdict is not believed
-        file.write_bytes(file.read_bytes()[:-9])
-    assert open_data(tree, bad="skip").skipped == first.skipped
-    assert reads == 33 + 18 + 33
-
-
 def test_a_class_that_loses_all_its_pictures_is_refused(tree: Path) -> None:
     for file in (tree / "train" / "dog").iterdir():
         file.write_bytes(b"rubbish")
@@ -340,10 +314,20 @@ def test_skipping_works_without_a_cache_folder(tree: Path, monkeypatch: pytest.M
     assert len(open_data(tree, bad="skip").skipped["train"]) == 1
 
 
-@pytest.mark.parametrize("options", [{"val_fraction": 1.0}, {"val_fraction": -0.1}, {"bad": "ignore"}])
-def test_impossible_options_are_refused(options: dict[str, float], tree: Path) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 1.0}, "data.val_fraction 1.0: give a share"),
+        ({"val_fraction": -0.1}, "data.val_fraction -0.1: give a share"),
+        ({"val_fraction": float("nan")}, "data.val_fraction nan: give a share"),
+        ({"test_fraction": 1.0}, "test_fraction 1.0: give a share"),
+        ({"bad": "ignore"}, "bad 'ignore'"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str, tree: Path) -> None:
+    with pytest.raises(UsageError) as caught:
         open_data(tree, **options)
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isopatch.data.memory import KeptSource, keep_in_memory
+from isopatch.data.source import ImageSource, state_of
 from isopatch.data.sources.digits import open_digits
 from isopatch.data.sources.folder import open_folder
+from isopatch.data.sources.relabel import relabel
 from isopatch.data.sources.subset import Subset
 from isopatch.data.summary import summarise
 
@@ -71,6 +75,78 @@ def test_moving_a_folder_keeps_its_fingerprint_and_a_new_label_changes_it(
     (tmp_path / "moved" / "a" / "0.png").rename(tmp_path / "moved" / "b" / "0.png")
     relabelled = open_folder(tmp_path / "moved").train
     assert relabelled is not None and relabelled.fingerprint != before.fingerprint
+
+
+def replace_a_picture(path: Path) -> None:
+    """Another picture of the same size in bytes, as a later write leaves it."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+
+
+def views(root: Path) -> dict[str, ImageSource]:
+    """Everything that a run may hold of the pictures in `root`."""
+    source = open_folder(root).train
+    assert source is not None
+    subset = Subset(source, np.array([4, 1], dtype=np.int64))
+    found = {"source": source, "subset": subset, "relabelled": relabel(source, ["b", "a"], where="here")}
+    kept = {f"kept {name}": keep_in_memory(view, limit_mb=1) for name, view in found.items()}
+    assert all(isinstance(view, KeptSource) for view in kept.values())
+    return found | kept
+
+
+def test_a_picture_replaced_by_one_of_the_same_size_is_noticed_by_the_state(tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
+    before, again = views(tmp_path / "data"), views(tmp_path / "data")
+    replace_a_picture(tmp_path / "data" / "a" / "2.bmp")
+    after = views(tmp_path / "data")
+    for name, view in before.items():
+        assert state_of(view) is not None, name
+        assert state_of(again[name]) == state_of(view), name
+        assert state_of(after[name]) != state_of(view), name
+        assert after[name].fingerprint == view.fingerprint, name  # why the state is needed
+    assert state_of(before["kept subset"]) == state_of(before["subset"]) != state_of(before["source"])
+
+
+def test_a_picture_replaced_within_its_time_is_noticed_by_the_digest(tmp_path: Path) -> None:
+    for index in range(6):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(path)
+    before = views(tmp_path / "data")["kept source"]
+    path = tmp_path / "data" / "a" / "2.bmp"
+    modified = path.stat().st_mtime_ns
+    replace_a_picture(path)
+    os.utime(path, ns=(modified, modified))
+    after = views(tmp_path / "data")["kept source"]
+    assert isinstance(before, KeptSource) and isinstance(after, KeptSource)
+    assert state_of(after) == state_of(before)
+    assert after.digest() != before.digest()
+
+
+def test_a_source_without_a_state_has_none(folder: Path) -> None:
+    class Stateless:
+        classes = ("a", "b")
+        labels = np.array([0, 1], dtype=np.int64)
+        fingerprint = "f00"
+
+        def __len__(self) -> int:
+            return 2
+
+        def name(self, index: int) -> str:
+            return str(index)
+
+        def read(self, index: int) -> Image.Image:
+            return Image.new("RGB", (2, 2))
+
+    assert state_of(Stateless()) is None
+    assert state_of(keep_in_memory(Stateless(), limit_mb=1)) is None
+    assert state_of(relabel(Stateless(), ["b", "a"], where="here")) is None
 
 
 def test_summary_of_digits() -> None:

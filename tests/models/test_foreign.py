@@ -164,6 +164,65 @@ def test_fine_tuning_a_timm_file_to_other_classes_and_size(tmp_path: Path) -> No
     assert torch.equal(loaded.blocks[3].token.mixer.qkv.weight, model.blocks[3].token.mixer.qkv.weight)
 
 
+def test_outputs_without_names_are_kept_and_said_to_be_taken_in_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_of("deit_tiny", **DEIT)
+    path = tmp_path / "five.safetensors"
+    save_file(timm_state(model), path)
+
+    def warnings_of(**options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="isopatch"):
+            loaded = load(path, "deit_tiny", arguments=DEIT, **options)
+        assert loaded.spec.classes == options.get("class_names")
+        kept = torch.equal(loaded.heads["cls"].linear.weight, model.heads["cls"].linear.weight)
+        assert kept == (loaded.spec.arguments["num_classes"] == 5)
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+    (warning,) = warnings_of(class_names=("ant", "bee", "cat", "d\nog", "eel"))
+    assert warning == (
+        f"{path}: does not name its classes; its 5 outputs are taken in the order given: ant, bee, ..., eel"
+    )
+    assert warnings_of() == []
+    assert warnings_of(num_classes=5) == []  # nobody names them: nothing is taken for anything
+    assert warnings_of(class_names=("ant", "bee")) == []  # a new classifier, which is logged
+
+
+def test_a_name_and_a_number_of_classes_may_be_given_by_position(tmp_path: Path) -> None:
+    path = tmp_path / "vit.safetensors"
+    save_file(timm_state(model_of("vit_tiny")), path)
+    loaded = load(path, "vit_tiny", 3)
+    assert (loaded.spec.name, loaded.spec.arguments["num_classes"]) == ("vit_tiny_patch16_224", 3)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny", "vit_small", "vit", "convmixer"])
+def test_a_name_that_contradicts_the_config_is_refused(tmp_path: Path, name: str) -> None:
+    model = model_of("vit_tiny", image_size=32)
+    folder = write_timm_folder(tmp_path / "hub", model, {"architecture": "vit_tiny_patch16_224"})
+    for source in (folder, folder / "model.safetensors"):
+        with pytest.raises(
+            UsageError, match=rf"says vit_tiny_patch16_224, not {name}\S*: leave the name out$"
+        ):
+            load(source, name=name, image_size=32)
+
+
+def test_a_name_that_confirms_the_config_or_stands_for_an_unknown_one_is_taken(tmp_path: Path) -> None:
+    model = model_of("vit_tiny", image_size=32)
+    for told in ("vit_tiny_patch16_224", "vit_tiny", "my_own_vit", None, 3):
+        folder = write_timm_folder(tmp_path / str(told), model, {"architecture": told})
+        assert same(load(folder, name="vit_tiny", image_size=32), model)
+
+
+def test_the_config_of_a_plain_deit_does_not_forbid_its_distilled_twin(tmp_path: Path) -> None:
+    model = model_of("deit_tiny", image_size=32)
+    folder = write_timm_folder(tmp_path / "hub", model, {"architecture": "deit_tiny_patch16_224"})
+    loaded = load(folder, name="deit_tiny_distilled", image_size=32)
+    assert list(loaded.heads) == ["cls", "dist"]
+    with pytest.raises(UsageError, match="leave the name out"):
+        load(folder, name="deit_small_distilled", image_size=32)
+
+
 def test_pretraining_head_is_kept_or_dropped_by_choice(tmp_path: Path) -> None:
     shape = {"dim": 16, "depth": 1, "num_heads": 2, "patch_size": 8, "image_size": 32}
     model = model_of("vit", **shape, pre_logits=True)

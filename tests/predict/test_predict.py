@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import torch
 from PIL import Image
 
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.image.decode import decode
+from isopatch.image.decode import DecodeError, decode
 from isopatch.image.prepare import prepare
-from isopatch.predict import Prediction, Predictor, expand_inputs
+from isopatch.predict import Prediction, Predictor, expand_inputs, require_device
 
 
 def write_pictures(folder: Path, *names: str) -> list[str]:
@@ -58,6 +59,42 @@ def test_a_picture_in_memory_is_turned_as_its_file_says(predictor: Predictor, tm
     with Image.open(turned) as picture:
         assert predictor(picture).probabilities == pytest.approx(predictor(turned).probabilities)
     assert predictor(turned).probabilities != pytest.approx(predictor(plain).probabilities)
+
+
+def test_a_picture_opened_by_the_caller_gives_the_tensor_of_its_file(predictor: Predictor) -> None:
+    """Every readable odd picture, bit for bit; among them those whose file's tags decide how it is read."""
+    root = Path(os.environ.get("ISOPATCH_DATA", "/nowhere")) / "odd-images"
+    if not root.is_dir():
+        pytest.skip("ISOPATCH_DATA does not name a folder with odd-images")
+    paths = [path for path in sorted(root.rglob("*.*")) if path.suffix not in (".csv", ".md", ".txt")]
+    seen = set()
+    for path in paths:
+        try:
+            expected = prepare(decode(path, name=path.name), predictor.spec.input)
+        except DecodeError:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture = Image.open(path)
+        with picture:
+            for _ in range(2):  # not yet loaded, loaded
+                tensor = predictor._prepare(picture)
+                assert isinstance(tensor, torch.Tensor), (path, tensor)
+                assert torch.equal(tensor, expected), path
+        seen.add(path.name)
+    assert len(seen) > 600
+    assert {"16bit.s.tif", "rgb_trns.png", "caption_6_33_22.png"} <= seen
+
+
+def test_an_opened_picture_has_the_limits_of_its_file(model_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20)).save(path)
+    small = Predictor(model_folder, max_pixels=500)
+    with Image.open(path) as picture:
+        assert small(picture).error == small(path).error
+        assert "30 x 20 pixels" in str(small(picture).error)
+        assert Predictor(model_folder, max_pixels=600)(picture).error is None
+    assert small(Image.new("RGB", (30, 20))).error is None  # nothing is decoded: there is nothing to limit
 
 
 def test_unreadable_pictures_say_why_and_keep_their_place(predictor: Predictor, tmp_path: Path) -> None:
@@ -115,6 +152,25 @@ def test_a_broken_model_is_an_error_not_a_prediction(predictor: Predictor, tmp_p
 def test_bad_options_are_refused(model_folder: Path, options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         Predictor(model_folder, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("device", ["cdua", "", "meta", "0", "cuda:x", "cuda:64", "cpu "])
+def test_a_device_that_is_not_there_is_one_line(model_folder: Path, device: str) -> None:
+    with pytest.raises(UsageError, match=rf"^device '{device}' was asked for, this machine has cpu") as error:
+        Predictor(model_folder, device=device)
+    assert "\n" not in str(error.value)
+
+
+def test_the_devices_of_the_machine_are_taken_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for name in ("cpu", "cuda", "cuda:0", "cuda:1"):
+        assert require_device(name) == torch.device(name)
+    with pytest.raises(UsageError, match=r"'cuda:2' was asked for, this machine has cpu, cuda:0, cuda:1; ch"):
+        require_device("cuda:2")
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    with pytest.raises(UsageError, match=r"'cuda' was asked for, this machine has cpu; choose one of them"):
+        require_device("cuda")
 
 
 def touch(folder: Path, *names: str) -> None:

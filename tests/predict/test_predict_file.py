@@ -146,6 +146,53 @@ def test_relative_and_absolute_paths_are_one_input(
     assert (summary["inputs"], summary["skipped"], summary["rows"]) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_each_input_once_from_any_folder(
+    predictor: Predictor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((pictures / 'b,"quoted".png').read_bytes())  # another picture, same name
+    out = tmp_path / f"out{suffix}"
+    monkeypatch.chdir(pictures)
+    predict_to_file(predictor, ["a.png", "./e.png"], out)
+    monkeypatch.chdir(other)
+    summary = predict_to_file(predictor, ["a.png", "../in/a.png", pictures / "d.txt"], out)
+    assert (summary["inputs"], summary["skipped"], summary["done"], summary["unreadable"]) == (3, 1, 1, 1)
+    monkeypatch.chdir(tmp_path)
+    assert (
+        predict_to_file(predictor, ["in/a.png", "other/a.png", "in/d.txt", "in/e.png"], out)["skipped"] == 4
+    )
+    # Relative paths start in the folder of the beginning; absolute ones stay what they were.
+    assert list(rows(out)) == ["a.png", "./e.png", "../other/a.png", str(pictures / "d.txt")]
+    for row in read_predictions(out):
+        direct = predictor(pictures / row.path)
+        assert (row.labels, row.error) == (direct.labels, direct.error)
+    assert json.loads((tmp_path / f"out{suffix}.meta.json").read_text())["folder"] == str(pictures)
+
+
+def test_a_new_file_of_the_same_name_begins_in_its_own_folder(
+    predictor: Predictor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    monkeypatch.chdir(pictures)
+    predict_to_file(predictor, ["a.png"], out)
+    out.unlink()
+    monkeypatch.chdir(tmp_path)
+    assert predict_to_file(predictor, ["in/a.png"], out)["done"] == 1
+    assert list(rows(out)) == ["in/a.png"]
+
+
+def test_a_sidecar_without_a_folder_is_damaged(predictor: Predictor, pictures: Path, tmp_path: Path) -> None:
+    out, meta = tmp_path / "out.csv", tmp_path / "out.csv.meta.json"
+    predict_to_file(predictor, [pictures], out)
+    stored = json.loads(meta.read_text())
+    for folder in (None, "in", 3):
+        meta.write_text(json.dumps({**stored, "folder": folder}))
+        with pytest.raises(UsageError, match="damaged"):
+            predict_to_file(predictor, [pictures], out)
+
+
 def test_formulas_are_disarmed_and_read_back(
     predictor: Predictor, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,8 +41,8 @@ def test_a_missed_floor_gives_exit_code_1_and_a_result_all_the_same(tmp_path, mo
     monkeypatch.setenv("ISOPATCH_DATA", "/somewhere/data")
     out = tmp_path / "x.json"
     options = {"n": 2, "seed": 3, "started": time.monotonic(), "out": out, "file": "/somewhere/data/a.png"}
-    assert common.record("x", claim="c", figure={"a": 1}, passed=True, **options) == 0
-    assert common.record("x", claim="c", figure={"a": 1}, passed=False, **options) == 1
+    assert common.record("x", claim="c", measured="a 1", figure={"a": 1}, passed=True, **options) == 0
+    assert common.record("x", claim="c", measured="a 1", figure={"a": 1}, passed=False, **options) == 1
     result = json.loads(out.read_text())
     assert result["passed"] is False and result["file"] == "$ISOPATCH_DATA/a.png"
     assert {

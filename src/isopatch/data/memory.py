@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import ImageSource
+from isopatch.data.source import ImageSource, state_of
 
 BYTES_PER_MB = 1_000_000
 PROBES = 16  # pictures decoded to estimate the size of all
@@ -25,6 +27,7 @@ class KeptSource:
             picture.setflags(write=False)
         self._source = source
         self._pixels = pixels
+        self._digest: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -40,6 +43,26 @@ class KeptSource:
     def fingerprint(self) -> str:
         """That of the source the pictures came from: keeping them changes nothing."""
         return self._source.fingerprint
+
+    @property
+    def state(self) -> str | None:
+        """That of the source the pictures came from, as it was when that was opened."""
+        return state_of(self._source)
+
+    def digest(self) -> str:
+        """Return a hex digest (BLAKE2b) of all kept pixels with their shapes, and of the labels, in order.
+
+        Two sources of one digest give a training the same pictures. Computed when first asked for: about a
+        second for a gigabyte.
+        """
+        if self._digest is None:
+            total = hashlib.blake2b(b"%d\0" % len(self), digest_size=16)
+            total.update(self.labels.astype("<i8").tobytes())
+            for picture in self._pixels:
+                total.update(b"%d\0%d\0" % picture.shape[:2])
+                total.update(picture.tobytes())
+            self._digest = total.hexdigest()
+        return self._digest
 
     def __len__(self) -> int:
         """Return the number of pictures."""

@@ -40,12 +40,12 @@ def open_data(
         stratified and depend on `split_seed` and the order of the pictures alone.
     bad: "fail": an unreadable picture raises `DecodeError` when it is read. "skip": every picture is read
         once now (see `verify.py`), the unreadable ones are left out and listed in `skipped`.
-    verify: roles whose pictures are read once now, also where `bad` is "fail": those that a training would
-        otherwise come to at its end.
+    verify: roles whose pictures, and no others, are read once now, also where `bad` is "fail": those that a
+        training would otherwise come to at its end.
     Raises `UsageError` for what the caller can mend, `IsopatchError` for unreadable pictures of these roles.
     """
-    if not 0 <= val_fraction < 1 or not 0 <= test_fraction < 1:
-        raise UsageError(f"val_fraction {val_fraction}, test_fraction {test_fraction}: give shares in [0, 1)")
+    _check_share("data.val_fraction", val_fraction)
+    _check_share("test_fraction", test_fraction)
     if bad not in ("fail", "skip"):
         raise UsageError(f"bad '{bad}': give fail or skip")
     raw = find_data(source, max_pixels=max_pixels)
@@ -54,8 +54,9 @@ def open_data(
     skipped: dict[str, list[tuple[str, str]]] = {}
     if bad == "skip":
         parts, skipped = _without_unreadable(parts, max_pixels, str(source), notes)
-    for role in parts.keys() & set(verify) if bad == "fail" else ():
-        _require_readable(role, *parts[role], max_pixels)
+    for role, (base, indices) in parts.items():
+        if bad == "fail" and role in verify:
+            _require_readable(role, base, indices, max_pixels)
     splits: dict[str, ImageSource] = {
         role: base if len(indices) == len(base) else Subset(base, indices)
         for role, (base, indices) in parts.items()
@@ -67,7 +68,13 @@ def open_data(
         test=splits.get("test"),
         notes=tuple(notes),
         skipped=skipped,
+        cut=tuple(role for role in ("val", "test") if role in parts and role not in raw.roles()),
     )
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise UsageError(f"{name} {value}: give a share of the training pictures, at least 0 and less than 1")
 
 
 def _cut(
@@ -105,8 +112,7 @@ def _cut_one(
 
 
 def _require_readable(role: str, source: StoredSource, indices: Indices, max_pixels: int) -> None:
-    chosen = set(indices.tolist())
-    bad = [(index, reason) for index, reason in unreadable(source, max_pixels=max_pixels) if index in chosen]
+    bad = unreadable(source, max_pixels=max_pixels, indices=indices)
     if bad:
         index, reason = bad[0]
         raise IsopatchError(
@@ -119,13 +125,10 @@ def _without_unreadable(
     parts: dict[str, tuple[StoredSource, Indices]], max_pixels: int, where: str, notes: list[str]
 ) -> tuple[dict[str, tuple[StoredSource, Indices]], dict[str, list[tuple[str, str]]]]:
     """Leave unreadable pictures out. The cut came first, so which split a picture is in does not change."""
-    verdicts: dict[int, dict[int, str]] = {}
     kept: dict[str, tuple[StoredSource, Indices]] = {}
     skipped: dict[str, list[tuple[str, str]]] = {}
     for role, (source, indices) in parts.items():
-        if id(source) not in verdicts:
-            verdicts[id(source)] = dict(unreadable(source, max_pixels=max_pixels))
-        reasons = verdicts[id(source)]
+        reasons = dict(unreadable(source, max_pixels=max_pixels, indices=indices))
         good = np.array([index for index in indices.tolist() if index not in reasons], dtype=np.int64)
         bad = [(source.name(index), reasons[index]) for index in indices.tolist() if index in reasons]
         kept[role] = (source, good)

@@ -1,9 +1,9 @@
-"""The contract of a data source: a fixed sequence of labelled pictures."""
+"""The contract of a data source: a fixed sequence of labelled pictures, and what tells two of them apart."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,11 @@ class ImageSource(Protocol):
 
     classes: class names; `labels` index into them.
     labels: (N,) int64.
-    fingerprint: hex digest of names, sizes and labels: two sources with one fingerprint give one run.
+    fingerprint: hex digest of the labels and of what tells pictures apart without decoding them: their
+        content (digits, Parquet), paths and sizes in bytes (folders), the data set's name (hub). It stays
+        the same on another machine. Two fingerprints mean other data; one fingerprint does not prove equal
+        pixels: a file replaced by another of the same size keeps it. `state_of` and `KeptSource.digest`
+        tell more.
     """
 
     @property
@@ -38,6 +42,27 @@ class ImageSource(Protocol):
         ...
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """A source that can tell whether its stored files may have changed."""
+
+    @property
+    def state(self) -> str | None:
+        """Hex digest that changes whenever a stored file may have; None where that cannot be told."""
+        ...
+
+
+def state_of(source: ImageSource) -> str | None:
+    """Return the state of the stored pictures under `source`, through views of it and what is in memory.
+
+    For folders a digest of paths, sizes and modification times: another state may also come from files that
+    were copied or touched and hold what they held. Elsewhere what the fingerprint is a digest of: the
+    content (digits, Parquet) or the data set's name and labels (hub). None where `source`, or what it is a
+    view of, has no state.
+    """
+    return source.state if isinstance(source, HasState) else None
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """The three roles of a data set. `val` selects; `test` never does.
@@ -46,6 +71,7 @@ class DataSplits:
     notes: what a reader of the report must know, in whole sentences (a split was cut from train, a class
         folder is missing in val, files were skipped).
     skipped: split name -> [(file, reason)] left out under `bad="skip"`.
+    cut: the roles that were cut from train by seed, because the data has no such split.
     """
 
     classes: tuple[str, ...]
@@ -54,3 +80,4 @@ class DataSplits:
     test: ImageSource | None
     notes: tuple[str, ...] = ()
     skipped: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    cut: tuple[str, ...] = ()

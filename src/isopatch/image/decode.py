@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 # Importing a plugin registers it with Pillow, which otherwise loads every plugin it has.
 from PIL import (
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
@@ -91,6 +92,21 @@ def decode(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
 def decode_described(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Like `decode`, with the stored format and mode and a remark on suspicious content."""
     return _decode(source, name, max_pixels, described=True)
+
+
+def decode_opened(picture: ImageFile.ImageFile, *, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Like `decode`, for a picture that the caller opened with Pillow: the same pixels as from its file.
+
+    It stays open and is loaded by this; the frame it stands on counts. Whatever format it was opened as is
+    taken. A copy of it is no `ImageFile`: the tags are lost, and `prepare` takes it as it is.
+    """
+    try:
+        with _quiet:
+            return _finish(picture, name, max_pixels, described=False).image
+    except DecodeError:
+        raise
+    except Exception as error:  # as in _decode
+        raise DecodeError(name, _reason(error)) from error
 
 
 def _decode(source: Path | bytes, name: str, max_pixels: int, described: bool) -> Decoded:

@@ -23,12 +23,18 @@ _TIMM_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels"}
 def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path) -> ModelEntry:
     """Return the entry a file belongs to: the given name, or timm's `architecture` in config.json.
 
-    Raises UsageError when neither says it. Guessing from tensor shapes is not done: a ViT and a DeiT of one
-    size have the same tensors and want different pictures.
+    Raises UsageError when neither says it, or both do and contradict each other. Guessing from tensor shapes
+    is not done: a ViT and a DeiT of one size have the same tensors and want different pictures.
     """
-    if name is not None:
-        return resolve(name)
     told = (config or {}).get("architecture")
+    if name is not None:
+        asked = resolve(name)
+        held = MODELS.get(ALIASES.get(told, told)) if isinstance(told, str) else None
+        if held is not None and not _same_but_distilled(held, asked):
+            raise UsageError(
+                f"{weights}: its config.json says {held.name}, not {asked.name}: leave the name out"
+            )
+        return asked
     if isinstance(told, str):
         if told not in MODELS:
             raise UsageError(
@@ -47,6 +53,18 @@ def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path)
         f"{weights}: nothing beside it says which model it is; give its name{guess} "
         f"('isopatch models list' shows every name)"
     )
+
+
+def _same_but_distilled(first: ModelEntry, second: ModelEntry) -> bool:
+    """Whether two entries want the same pictures and differ in nothing but DeiT's distillation token."""
+
+    def rest(entry: ModelEntry) -> dict[str, Any]:
+        return {key: value for key, value in entry.arguments.items() if key != "distilled"}
+
+    if first.name == second.name:
+        return True
+    same_kind = first.architecture == second.architecture == "deit" and first.input == second.input
+    return same_kind and rest(first) == rest(second)
 
 
 def to_native_names(state: State, architecture: str) -> State:

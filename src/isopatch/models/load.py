@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isopatch.errors import UsageError
+from isopatch.image.names import printable
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
 from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
 from isopatch.models.formats.files import read_state
@@ -27,9 +28,9 @@ ImageSize = int | tuple[int, int] | Sequence[int]
 
 def load(
     source: str | Path,
-    *,
     name: str | None = None,
     num_classes: int | None = None,
+    *,
     image_size: ImageSize | None = None,
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
@@ -38,11 +39,13 @@ def load(
 
     source: a run folder (its best/, else its newest whole checkpoint), best/, a checkpoint folder, a
         .safetensors, .pth, .pth.tar, .pt or .bin file, or a hub id (timm/NAME, hf-hub:OWNER/NAME).
-    name: the model of a foreign file; not needed where a config.json beside it says so.
+    name: the model of a foreign file; not needed where a config.json beside it says so, and then it may only
+        confirm it (or name the distilled twin, whose second token is fresh then).
     num_classes: another number than the file's gets a new classifier. None keeps the file's.
     image_size: another size than the weights' resizes learned positions (bicubic, prefix entries kept).
     arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
-    class_names: names of the outputs; other names than the stored ones also get a new classifier.
+    class_names: names of the outputs; other names than the stored ones also get a new classifier. A file
+        that names none keeps a classifier of as many outputs, taken in the order given, with a warning.
     Everything else is strict. What was made anew, resized or ignored is logged.
     Raises UsageError when the request is wrong, IsopatchError when the file is damaged, refused or misfits.
     """
@@ -131,9 +134,22 @@ def _wanted(
         reason = f"the file's has {count} classes, {wanted} wanted"
     elif names is not None and spec.classes is not None and names != spec.classes:
         reason = "the file's has other class names"
+    elif names is not None and spec.classes is None:
+        log.warning(
+            "%s: does not name its classes; its %d outputs are taken in the order given: %s",
+            where,
+            count,
+            _few(names),
+        )
     kept_names = spec.classes if reason is None and names is None else names
     changed = replace(spec, arguments={**spec.arguments, "num_classes": wanted}, classes=kept_names)
     return changed, reason
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, the last one, and a gap between them where there are many."""
+    shown = names if len(names) <= 4 else (*names[:2], "...", names[-1])
+    return ", ".join(printable(name) for name in shown)
 
 
 def _grid(image_size: Any, patch_size: int) -> Grid:

@@ -54,6 +54,13 @@ def locate(source: str | Path) -> Found:
     )
 
 
+def recorded_data(source: str | Path) -> dict[str, Any] | None:
+    """Return how the training data of our weights was cut (`data` in their config.json); None: not said."""
+    folder = locate(source).folder if Path(source).exists() else None
+    record = None if folder is None else read_config(folder / CONFIG).get("data")
+    return record if isinstance(record, dict) else None
+
+
 def _in_folder(folder: Path) -> Found:
     """A native folder, a run folder, or somebody else's folder with a config.json."""
     config_path = folder / CONFIG

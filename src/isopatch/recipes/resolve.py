@@ -185,9 +185,13 @@ def _full_name(recipe: str | None, base: RunConfig, problems: list[str]) -> str 
 def _argument_problems(model: ModelNode) -> list[str]:
     """The second stage: the model's name and arguments against the architecture function."""
     try:
-        return spec.check_arguments(model.name, model.arguments)
+        problems = spec.check_arguments(model.name, model.arguments)
     except UsageError as error:
         return [f"model.name: {error}"]
+    channels = model.arguments.get("in_channels", 3)
+    if channels != 3:
+        problems.append(f"model.in_channels: {channels}, but every picture is decoded to 3 channels (RGB)")
+    return problems
 
 
 def _choose(

@@ -70,7 +70,8 @@ def write_comparison(
     reference_rows: (name, top-1 as a fraction, note) of what is no run, listed below the runs.
     predictions: a gallery; keys as in an evaluation's mistakes: thumbnail (a PNG data URI), label,
         prediction, confidence and, optionally, name.
-    Raises `UsageError` where a folder is no run, none is given, or `out` cannot be written.
+    Raises `UsageError` where a folder is no run, none is given, or `out` cannot be written, is no .html, or
+    exists and is no page of ours.
     """
     if not run_dirs:
         raise UsageError("no run to compare; give the folders of one or more runs")

@@ -16,14 +16,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from isopatch.errors import UsageError
 from isopatch.files import replace_file
+from isopatch.report.run_files import is_run
 from isopatch.report.wording import percent
+
+GENERATOR = b'<meta name="generator" content="isopatch">'  # as in base.html.j2: a page of ours
+OWN_NAMES = ("report.html", "comparison.html")  # in a run folder these are ours, damaged or not
+_HEAD_BYTES = 2048  # a page of ours says so at its start
 
 _PNG_URI = re.compile(r"data:image/png;base64,([A-Za-z0-9+/]+={0,2})")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 def write_page(template: str, out: Path, values: dict[str, Any]) -> Path:
-    """Render `template` to `out` and return it; raises `UsageError` where the file cannot be written."""
+    """Render `template` to `out` and return it.
+
+    Raises `UsageError` where the file cannot be written, is no .html, or exists and is no page of ours.
+    """
+    _require_ours(out)
     text = environment().get_template(template).render(**values)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +40,20 @@ def write_page(template: str, out: Path, values: dict[str, Any]) -> Path:
     except OSError as error:
         raise UsageError(f"{out}: cannot write the report: {error.strerror}; choose another file") from None
     return out
+
+
+def _require_ours(out: Path) -> None:
+    """Refuse a target that would destroy what is not a page of ours."""
+    if out.suffix.lower() != ".html":
+        raise UsageError(f"{out}: a report is an .html file; give a name that ends in .html")
+    if not out.exists() or (out.name in OWN_NAMES and out.is_file() and is_run(out.parent)):
+        return
+    try:
+        ours = out.is_file() and GENERATOR in out.read_bytes()[:_HEAD_BYTES]
+    except OSError as error:
+        raise UsageError(f"{out}: cannot read what is there: {error.strerror}; choose another file") from None
+    if not ours:
+        raise UsageError(f"{out}: exists and is no isopatch report; choose another file or delete it first")
 
 
 @cache

@@ -68,7 +68,7 @@ def read_run(path: Path) -> RunFiles:
     """Read a run folder. Raises `UsageError` where `path` is no folder or holds none of a run's files."""
     if not path.is_dir():
         raise UsageError(f"{path}: no such folder; give the folder of a run")
-    if not any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json")):
+    if not is_run(path):
         raise UsageError(f"{path}: no config.yaml, metrics.jsonl or summary.json; give the folder of a run")
     run = RunFiles(path)
     run.config = _mapping(run, "config.yaml")
@@ -82,6 +82,11 @@ def read_run(path: Path) -> RunFiles:
             run.evaluations[split] = evaluation
     _read_metrics(run)
     return run
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds any of a run's files."""
+    return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
 
 
 def section(values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class EvaluationView:
 def write_run_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of the run in `run_dir` to `out` (default: report.html in it) and return its path.
 
-    Whatever the run has not written yet is named on the page. Raises `UsageError` where `run_dir` is no run
-    or `out` cannot be written.
+    Whatever the run has not written yet is named on the page. Raises `UsageError` where `run_dir` is no run,
+    or `out` cannot be written, is no .html, or exists and is no page of ours.
     """
     run = read_run(run_dir)
     title = f"{run.model_name} on {run.data_name}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Node(BaseModel):
@@ -41,7 +42,9 @@ class DataConfig(Node):
     """Where the pictures come from and how they are split and read."""
 
     source: str = "digits"
-    val_fraction: Fraction = Field(0.1, description="cut from train where the data has no validation split")
+    val_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="cut from train where the data has no validation split"
+    )
     split_seed: int = Field(0, description="decides which pictures the cut takes")
     bad: Literal["fail", "skip"] = Field("fail", description="what an unreadable picture does")
     max_pixels: Positive = Field(50_000_000, description="larger pictures are refused from their header")
@@ -125,7 +128,7 @@ class OptimizerConfig(Node):
     name: Literal["adamw", "sgd", "lamb"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     lr_base_batch: Positive | None = Field(None, description="lr is for this batch size, scaled linearly")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     momentum: Fraction = 0.9
     weight_decay: NonNegative = 0.05
@@ -211,7 +214,9 @@ class RunConfig(Node):
     seed: Annotated[int, Field(ge=0)] = 0
     data_seed: Annotated[int, Field(ge=0)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto, cpu, cuda or cuda:N"
+    )
     threads: Positive | None = Field(None, description="CPU threads; None: all cores, one for tiny models")
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass")
 

@@ -16,7 +16,7 @@ from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import cpu_name
 from isopatch.training.progress import TrainingProgress
 from isopatch.training.runfolder import RunFolder
-from isopatch.training.setup import Best, Trainer
+from isopatch.training.setup import Best, Trainer, data_record
 from isopatch.training.stop import StopRequest
 
 log = logging.getLogger("isopatch")
@@ -42,7 +42,12 @@ def validate(trainer: Trainer, folder: RunFolder, stop: StopRequest, progress: T
     candidates: list[tuple[Best, Isotropic]] = []
     for weights, model in _weight_sets(trainer):
         started = time.monotonic()
-        result = _evaluate(trainer, model, trainer.val, stop, precision=trainer.choices.precision, gallery=0)
+        try:
+            result = _evaluate(
+                trainer, model, trainer.val, stop, precision=trainer.choices.precision, gallery=0
+            )
+        except IsopatchError as error:
+            raise IsopatchError(f"validation after step {trainer.step}: {error}") from error
         rows.append(
             {
                 "kind": "eval",
@@ -84,6 +89,7 @@ def write_best(trainer: Trainer, folder: RunFolder, model: Isotropic, best: Best
             "step": trainer.step,
             "validation": None if best is None else vars(best),
             "selection": selection_sentence(trainer),
+            "data": data_record(trainer),
         },
     )
     folder.swap_best(version)

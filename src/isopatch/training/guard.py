@@ -26,7 +26,8 @@ def check_lr(lr: float, step: int, samples: Names = list) -> None:
     if not math.isfinite(lr) or not 0 <= lr <= HIGHEST_LR:
         raise NonFinite(
             f"step {step}: learning rate {lr:g} is outside 0..{HIGHEST_LR:g}; nothing was updated"
-            f"{_shown(samples)}; check optimizer.lr and the schedule, then resume from the last checkpoint"
+            f"{_shown(samples)}; check optimizer.lr and the schedule, and start again "
+            f"(--weights takes the last checkpoint)"
         )
 
 
@@ -82,7 +83,8 @@ def _cause(model: nn.Module, images: Tensor, samples: Names) -> str:
 def _message(what: str, value: float, step: int, cause: str, samples: Names) -> str:
     return (
         f"step {step}: {what} is {value}: {cause}; nothing was updated, the last checkpoint is finite"
-        f"{_shown(samples)}; lower optimizer.lr, set optimizer.clip_norm or check these pictures, then resume"
+        f"{_shown(samples)}; start again with a lower optimizer.lr, with optimizer.clip_norm "
+        f"or without these pictures (--weights takes the last checkpoint)"
     )
 
 

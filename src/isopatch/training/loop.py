@@ -10,7 +10,8 @@ from typing import Any
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.source import DataSplits
-from isopatch.errors import EXIT_DONE, EXIT_FAILURE, IsopatchError
+from isopatch.errors import EXIT_DONE, IsopatchError
+from isopatch.image.decode import DecodeError
 from isopatch.training import checkpoint as checkpoints
 from isopatch.training import guard, setup
 from isopatch.training.config import RunConfig
@@ -60,12 +61,9 @@ def train_run(
     overwrite: delete the run that is there, once this one is known to be possible.
     Raises IsopatchError (after writing status.json) when a value is not finite or the disk is full.
     """
-    former = {} if overwrite else folder.read_json("status.json") or {}
-    if former.get("state") == "finished":
-        log.info("%s is finished; nothing to do", folder.path)
-        step, summary = former["step"], folder.read_json("summary.json") or {}
-        return RunResult(folder.path, "finished", step, former["total_steps"], EXIT_DONE, summary)
-
+    done = None if overwrite else finished_result(folder)
+    if done is not None:
+        return done
     latest = None if overwrite else checkpoints.find_latest(folder.checkpoints)
     trainer = setup.prepare(config, splits, resume=latest)
     if overwrite:
@@ -82,11 +80,28 @@ def train_run(
         return _run(trainer, folder, stop, resumed=latest is not None, quiet=quiet)
     except OSError as error:
         failure = checkpoints.disk_error(error, folder.path)
-        _record_failure(trainer, folder, failure)
+        folder.record_failure(failure, step=trainer.step)
         raise failure from error
+    except DecodeError as error:
+        unreadable = IsopatchError(
+            f"{error}; mend or remove it, or leave unreadable pictures out with --bad skip, and start again "
+            f"with --overwrite"
+        )
+        folder.record_failure(unreadable, step=trainer.step)
+        raise unreadable from error
     except Exception as failure:
-        _record_failure(trainer, folder, failure)
+        folder.record_failure(failure, step=trainer.step)
         raise
+
+
+def finished_result(folder: RunFolder) -> RunResult | None:
+    """Return how the run in the folder ended, where it has ended: nothing is left to do then."""
+    status = folder.read_json("status.json") or {}
+    if status.get("state") != "finished":
+        return None
+    log.info("%s is finished; nothing to do", folder.path)
+    summary = folder.read_json("summary.json") or {}
+    return RunResult(folder.path, "finished", status["step"], status["total_steps"], EXIT_DONE, summary)
 
 
 def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: bool, quiet: bool) -> RunResult:
@@ -128,7 +143,7 @@ def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: boo
         save()
         code = stop.exit_code
         assert code is not None
-        message = f"stopped by {stop.reason}; run again with --resume auto to continue"
+        message = f"stopped by {stop.reason}; isopatch train --resume {folder.path} continues it"
         folder.write_status("stopped", step=trainer.step, total_steps=total, exit_code=code, message=message)
         log.warning("saved at step %d of %d, %s", trainer.step, total, message)
         return RunResult(folder.path, "stopped", trainer.step, total, code, {})
@@ -228,18 +243,3 @@ def announce(trainer: Trainer) -> None:
     )
     for note in trainer.splits.notes:
         log.info("%s", note)
-
-
-def _record_failure(trainer: Trainer, folder: RunFolder, failure: Exception) -> None:
-    """Write status.json; on a full disk that may fail too, and the message then stands in the log alone."""
-    log.error("%s", failure)
-    try:
-        folder.write_status(
-            "failed",
-            step=trainer.step,
-            total_steps=trainer.total_steps,
-            exit_code=failure.exit_code if isinstance(failure, IsopatchError) else EXIT_FAILURE,
-            message=str(failure) or type(failure).__name__,
-        )
-    except OSError as error:
-        log.error("status.json could not be written either: %s", error)

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -17,13 +18,22 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from isopatch.errors import IsopatchError, UsageError
+from isopatch.errors import EXIT_FAILURE, IsopatchError, UsageError
 from isopatch.files import replace_file, replace_link, to_json
 from isopatch.plain_yaml import read_plain
 from isopatch.training import checkpoint
 from isopatch.training.config import RunConfig
 
 log = logging.getLogger("isopatch")
+
+LOG_FILE_ONLY = {"shown_elsewhere": True}  # the command line shows the error itself, once
+
+# What a run writes: nothing else is deleted when it is overwritten.
+_OWN = re.compile(
+    r"\.lock|log\.txt|(config|env|status|summary|evaluation-\w+)\.(yaml|json)|metrics\.jsonl|report\.html"
+    r"|checkpoints|best|\.best-.+|\..+\.tmp-.+"
+)
+_OWN_CHECKPOINT = re.compile(r"step-\d+(\.damaged)?|last|\..+\.tmp-.+")
 
 
 class RunFolder:
@@ -94,12 +104,25 @@ class RunFolder:
         entries = [p for p in self.path.iterdir() if p.name not in (".lock", "log.txt")]
         return any(not p.is_dir() or any(p.iterdir()) for p in entries)
 
-    def clear(self) -> None:
-        """Delete an earlier run (`--overwrite`); refuses folders that do not look like one."""
+    def require_only_a_run(self) -> None:
+        """Raise UsageError unless the folder is empty or holds a run alone: overwriting deletes."""
         if not self.has_run():
             return
         if not (self.path / "config.yaml").is_file():
             raise UsageError(f"{self.path} is not a run folder (no config.yaml), so it is not overwritten")
+        inside = self.checkpoints.iterdir() if self.checkpoints.is_dir() else ()
+        strange = [path for path in self.path.iterdir() if not _OWN.fullmatch(path.name)]
+        strange += [path for path in inside if not _OWN_CHECKPOINT.fullmatch(path.name)]
+        if strange:
+            names = ", ".join(sorted(str(path.relative_to(self.path)) for path in strange)[:3])
+            raise UsageError(
+                f"{self.path} holds {len(strange)} things that no run wrote ({names}), so it is not "
+                f"overwritten; move them, or choose another --out"
+            )
+
+    def clear(self) -> None:
+        """Delete an earlier run (`--overwrite`); refuses folders that hold anything else."""
+        self.require_only_a_run()
         for path in self.path.iterdir():
             if path.name == ".lock":
                 continue
@@ -152,6 +175,26 @@ class RunFolder:
                 "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },
         )
+
+    def record_failure(self, failure: Exception, *, step: int | None = None) -> None:
+        """Write the failure into status.json, for launchers that hide exit codes.
+
+        Not where there is no run yet, nor over a finished one. A disk that refuses that too is logged.
+        """
+        try:
+            former = self.read_json("status.json") or {}
+            if not (self.path / "config.yaml").is_file() or former.get("state") in ("finished", "failed"):
+                return
+            self.write_status(
+                "failed",
+                step=former.get("step", 0) if step is None else step,
+                total_steps=former.get("total_steps", 0),
+                exit_code=failure.exit_code if isinstance(failure, IsopatchError) else EXIT_FAILURE,
+                message=str(failure) or type(failure).__name__,
+            )
+            log.error("%s", failure, extra=LOG_FILE_ONLY)
+        except (OSError, IsopatchError) as error:
+            log.error("status.json could not be written: %s", error)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Append one row to metrics.jsonl."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from isopatch.data.augment import TrainTransform
-from isopatch.data.memory import keep_in_memory
+from isopatch.data.memory import KeptSource, keep_in_memory
 from isopatch.data.sampler import EpochSampler
 from isopatch.data.seeding import derive_seed
-from isopatch.data.source import DataSplits, ImageSource
+from isopatch.data.source import DataSplits, ImageSource, state_of
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.models import spec as models
 from isopatch.models.describe import describe_spec
@@ -29,7 +29,8 @@ from isopatch.training.schedule import Schedule
 log = logging.getLogger("isopatch")
 
 # Keys that change nothing about the weights a run ends with: they may differ between start and resume.
-HARMLESS = ("data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
+# Where the data lies is one of them: its fingerprint decides whether it is the same.
+HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
 
 
 @dataclass
@@ -183,10 +184,13 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict
         "scaler": trainer.scaler.state_dict(),
         "choices": trainer.choices.to_json(),
         "data_fingerprint": data_fingerprint(trainer.splits),
+        "data_pixels": data_pixels(trainer),
+        "data_state": data_state(trainer.splits),
         "classes": list(trainer.splits.classes),
         "config": trainer.config.model_dump(mode="json"),
     }
-    documents = {"state": state, "config": {"format": "isopatch-model-1", "model": trainer.spec.to_json()}}
+    config = {"format": "isopatch-model-1", "model": trainer.spec.to_json(), "data": data_record(trainer)}
+    documents = {"state": state, "config": config}
     return tensors, documents
 
 
@@ -210,6 +214,21 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
             f"the training or validation data in {trainer.config.data.source} changed since the run started "
             f"(files, sizes or labels differ); restore it, or start afresh with another --out"
         )
+    pixels = data_pixels(trainer)
+    before = state["data_pixels"]
+    if any(None not in (before[role], now) and before[role] != now for role, now in pixels.items()):
+        raise UsageError(
+            f"pictures in {trainer.config.data.source} changed since the run started, their names and sizes "
+            f"did not; restore them, or start afresh with another --out"
+        )
+    if (pixels["train"] is None or before["train"] is None) and state["data_state"] != data_state(
+        trainer.splits
+    ):
+        log.warning(
+            "files in %s were written anew since the run started (names, sizes and labels are the same); the "
+            "resumed run is exact if the pictures are the same",
+            trainer.config.data.source,
+        )
     if tuple(state["classes"]) != trainer.splits.classes:
         raise IsopatchError(f"classes changed from {state['classes']} to {list(trainer.splits.classes)}")
     restore_in_place(trainer.model, checkpoint.tensors("model"))
@@ -224,12 +243,38 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.best = None if state["best"] is None else Best(**state["best"])
 
 
+def data_record(trainer: Trainer) -> dict[str, Any]:
+    """What travels with the weights about their data: how it was cut, so that it can be cut so again."""
+    data = trainer.config.data
+    return {
+        "source": data.source,
+        "val_fraction": data.val_fraction,
+        "split_seed": data.split_seed,
+        "max_pixels": data.max_pixels,
+        "fingerprint": data_fingerprint(trainer.splits)["train"],
+    }
+
+
 def data_fingerprint(splits: DataSplits) -> dict[str, str | None]:
     """The fingerprints of what the weights depend on: training pictures, and the ones that select."""
     return {
         "train": None if splits.train is None else splits.train.fingerprint,
         "val": None if splits.val is None else splits.val.fingerprint,
     }
+
+
+def data_state(splits: DataSplits) -> dict[str, str | None]:
+    """What changes when a file was written anew, even with what it held before."""
+    return {
+        "train": None if splits.train is None else state_of(splits.train),
+        "val": None if splits.val is None else state_of(splits.val),
+    }
+
+
+def data_pixels(trainer: Trainer) -> dict[str, str | None]:
+    """Digests of the pictures themselves, where they are kept in memory."""
+    sources = {"train": trainer.train, "val": trainer.val}
+    return {role: s.digest() if isinstance(s, KeptSource) else None for role, s in sources.items()}
 
 
 def config_differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

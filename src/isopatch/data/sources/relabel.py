@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import ImageSource
+from isopatch.data.source import ImageSource, state_of
 from isopatch.errors import UsageError
 
 
@@ -54,6 +54,11 @@ class Relabelled:
     def fingerprint(self) -> str:
         """The underlying source's."""
         return self.source.fingerprint
+
+    @property
+    def state(self) -> str | None:
+        """The underlying source's."""
+        return state_of(self.source)
 
     def name(self, index: int) -> str:
         """Where the picture comes from."""
