@@ -94,7 +94,7 @@ MISTAKES = [
     ("train --max-minutes 0", "--max-minutes 0: give a time above 0"),
     ("train --max-minutes soon", "argument --max-minutes: invalid float value: 'soon'"),
     ("train --resume auto --overwrite --out runs/x", "--resume and --overwrite exclude each other"),
-    ("train --dry-run --out runs/x", "--dry-run plans a new run"),
+    ("train --dry-run --resume runs/x", "--dry-run plans a new run"),
     ("train --out used", "used is not empty"),
     ("train --out used --overwrite", "used is not a run folder"),
     ("config --recipe deit --epochs 3", "warmup_epochs 5 leaves nothing of 3 epochs"),

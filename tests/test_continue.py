@@ -16,6 +16,7 @@ from isopatch.cli import main
 from isopatch.data.open import open_data
 from isopatch.errors import UsageError
 from isopatch.recipes import default
+from isopatch.training import hardware
 
 SIZES = {"dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "image_size": 8}
 TINY = ["--model", "convmixer", *(f"--model.{key}={value}" for key, value in SIZES.items())]
@@ -276,7 +277,8 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     (tmp_path / "pets").rename(tmp_path / "animals")
     monkeypatch.chdir("/")
     for source in ("run", "run/best", "run/checkpoints/last", "copied"):
-        splits = api._open_as_the_run_did(tmp_path / source, str(tmp_path / "animals"), "fail")
+        splits, changed = api._open_as_the_run_did(tmp_path / source, str(tmp_path / "animals"), "fail")
+        assert not changed
         assert splits.test is not None
         assert {Path(splits.test.name(i)).name for i in range(len(splits.test))} == expected
     config = json.loads((tmp_path / "copied" / "config.json").read_text())
@@ -284,7 +286,12 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     (tmp_path / "copied" / "config.json").write_text(json.dumps(config))
     caplog.clear()
     api._open_as_the_run_did(tmp_path / "copied", str(tmp_path / "animals"), "fail")
-    assert "trained on these pictures" in caplog.text
+    assert "holds some that it was trained on" in caplog.text
+    (tmp_path / "animals").rename(tmp_path / "pets")
+    assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path / "pets")]) == 0  # control
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "pets" / "cat" / "new.png")
+    assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path / "pets")]) == 2
+    assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path / "pets"), "--split", "train"]) == 0
 
 
 def test_the_demo_overwrites_its_own_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,3 +351,42 @@ def test_pictures_replaced_by_others_of_the_same_size_are_noticed(
     assert result == code, errors
     assert ("changed since the run started, their names and sizes did not" in errors) == (code == 2)
     assert ("written anew" in caplog.text) == (code == 0)
+
+
+def test_an_unreadable_training_picture_says_what_to_do(train: Command, tmp_path: Path) -> None:
+    _pictures(tmp_path / "pets")
+    (tmp_path / "pets" / "train" / "cat" / "0.png").write_bytes(b"")
+    start = [
+        *TINY,
+        "--recipe",
+        "small",
+        "--data",
+        "pets",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "4",
+        "--out",
+        "run",
+    ]
+    for limit in ("100", "0"):
+        code, _, errors = train(*start, "--data.memory_limit_mb", limit, "--data.val_fraction", "0")
+        assert code == 1 and "0.png: empty file" in errors and "--bad skip" in errors
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_path_that_does_not_exist_is_said_to(train: Command, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    code, _, errors = train("--data", "picturse")
+    assert code == 2 and "no such file or folder (did you mean 'pictures'?)" in errors
+    code, _, errors = train("--data", "xyzzy")
+    assert code == 2 and "no such file or folder" in errors
+
+
+def test_a_busy_machine_is_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "available_cores", lambda: 2)
+    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    assert "--threads 1" in (hardware.busy_note(2) or "")
+    assert hardware.busy_note(1) is None
+    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (0.4, 0.0, 0.0))
+    assert hardware.busy_note(2) is None

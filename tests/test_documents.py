@@ -36,6 +36,9 @@ def pictures(tmp_path, monkeypatch):
             members = [i for i in range(start, len(source)) if source.labels[i] == label][:count]
             for index in members:
                 source.read(index).resize((32, 32)).save(folder / f"{index}.png")
+    (tmp_path / "new-pictures").mkdir()
+    for number in range(3):
+        source.read(number).resize((32, 32)).save(tmp_path / "new-pictures" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -46,6 +49,13 @@ def test_every_command_of_the_page_runs(page, pictures, capfd):
         program, *arguments = shlex.split(line)
         assert program == "isopatch", line
         assert cli.main(arguments) == 0, f"{page.name}: {line}\n{capfd.readouterr().err}"
+
+
+def test_the_python_of_the_page_runs(pictures):
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) >= 3
+    exec("\n".join(blocks), {})
 
 
 def test_the_pages_have_commands_to_test():

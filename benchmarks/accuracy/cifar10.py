@@ -25,8 +25,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "arguments": "--model convmixer --model.dim 128 --model.depth 4 --model.kernel_size 5 --epochs 12 "
         "--precision fp32",
     },
-    # The rate was chosen against twice as much, on 10 % of the training pictures set apart, over 3 epochs; the
-    # length by the time that 10 epochs would have taken.
+    # The rate was chosen against twice as much, on 10 % of the training pictures set apart, over 3 epochs;
+    # the length by the time that 10 epochs would have taken.
     "vit": {
         "title": "ViT",
         "floor": 0.60,

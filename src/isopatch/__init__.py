@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isopatch.api import create_model, evaluate_checkpoint, train
+    from isopatch.api import configure, create_model, evaluate_checkpoint, train
     from isopatch.errors import IsopatchError, UsageError
     from isopatch.models.describe import describe
     from isopatch.models.load import load
@@ -25,6 +25,7 @@ _HOME = {
     "Predictor": "isopatch.predict",
     "RunConfig": "isopatch.training.config",
     "UsageError": "isopatch.errors",
+    "configure": "isopatch.api",
     "create_model": "isopatch.api",
     "describe": "isopatch.models.describe",
     "evaluate": "isopatch.training.evaluate",
@@ -40,6 +41,7 @@ __all__ = [
     "RunConfig",
     "UsageError",
     "__version__",
+    "configure",
     "create_model",
     "describe",
     "evaluate",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,19 @@ import torch
 from isopatch.data.open import open_data
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.data.sources.relabel import relabel
-from isopatch.errors import UsageError
+from isopatch.data.summary import summarise
+from isopatch.errors import IsopatchError, UsageError
+from isopatch.image.decode import DecodeError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
 from isopatch.models.locate import recorded_data
 from isopatch.nn.skeleton import Isotropic
 from isopatch.predict import require_device
-from isopatch.training.config import RunConfig
+from isopatch.recipes.default import DefaultChoice, choose
+from isopatch.recipes.resolve import resolve
+from isopatch.training.config import DataConfig, RunConfig
 from isopatch.training.evaluate import Evaluation, evaluate
+from isopatch.training.hardware import available_cores
 from isopatch.training.loop import RunResult, finished_result, train_run
 from isopatch.training.place import agreed_config, located, run_folder
 from isopatch.training.plan import plan_run
@@ -55,6 +61,47 @@ def create_model(
     return models.build(models.make_spec(name, arguments))
 
 
+def configure(
+    *,
+    data: str = "digits",
+    model: str | None = None,
+    recipe: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """Return the configuration that `isopatch train --data ... --model ... --recipe ...` would use.
+
+    model: None looks at the pictures and chooses one. recipe: None takes `small`, or `finetune` where
+    settings give weights. settings: dotted names and values, {"model.dim": 64, "weights": "runs/first"}.
+    What was chosen, and why, is logged. Raises UsageError with one line per unknown name and bad value.
+    """
+    notes: list[str] = []
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (settings or {}).items()}
+    config = resolve(
+        model=model,
+        recipe=recipe,
+        data=data,
+        overrides=texts.items(),
+        choose_for=default_choice,
+        notes=notes,
+    )
+    for note in notes:
+        log.info("%s", note)
+    return config
+
+
+def default_choice(data: DataConfig) -> DefaultChoice:
+    """Look at the pictures and choose a model and a recipe for them."""
+    splits = open_data(
+        data.source,
+        val_fraction=data.val_fraction,
+        split_seed=data.split_seed,
+        max_pixels=data.max_pixels,
+    )
+    if splits.train is None:
+        raise UsageError(f"data.source: {data.source} has no training split")
+    return choose(summarise(splits.train), cores=available_cores())
+
+
 def train(
     config: RunConfig | None = None,
     *,
@@ -87,13 +134,24 @@ def train(
             splits = open_splits(config, verify=("val", "test"))
             result = train_run(config, splits, folder, stop, overwrite=overwrite, quiet=quiet)
         except Exception as failure:
-            folder.record_failure(failure)
+            told = _unreadable(failure) if isinstance(failure, DecodeError) else failure
+            folder.record_failure(told)
             _write_report(folder)
-            raise
+            if told is failure:
+                raise
+            raise told from failure
         finally:
             torch.set_num_threads(threads)
         _write_report(folder)
     return result
+
+
+def _unreadable(error: DecodeError) -> IsopatchError:
+    """What to do about a picture that ended a training."""
+    return IsopatchError(
+        f"{error}; `isopatch data check` lists every such file: mend or remove them, or leave them out with "
+        f"--bad skip"
+    )
 
 
 def _write_report(folder: RunFolder) -> None:
@@ -151,8 +209,14 @@ def evaluate_checkpoint(
         torch.set_num_threads(threads)
     place = require_device(device)
     model = load(source, name=name)
-    splits = _open_as_the_run_did(source, data, bad)
+    splits, changed = _open_as_the_run_did(source, data, bad)
     chosen = split or ("test" if splits.test is not None else "val")
+    if changed and chosen in splits.cut:
+        raise UsageError(
+            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
+            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
+            f"of its own"
+        )
     pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
     if pictures is None:
         named = {"train": splits.train, "val": splits.val, "test": splits.test}
@@ -168,7 +232,8 @@ def evaluate_checkpoint(
         classes = splits.classes
     pictures = relabel(pictures, classes, where=f"{data} ({chosen})")
     for note in splits.notes:
-        log.info("%s", note)
+        if not note.startswith("No validation split"):  # a sentence about training
+            log.info("%s", note)
     return evaluate(
         model.to(place),
         pictures,
@@ -182,8 +247,8 @@ def evaluate_checkpoint(
     )
 
 
-def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> DataSplits:
-    """Open data that was cut by seed as the run that made the weights cut it.
+def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataSplits, bool]:
+    """Open data that was cut by seed as the run that made the weights cut it; say whether it changed since.
 
     Other data is opened without a validation cut. Warns where a test split cut now may hold pictures that the
     weights were trained on.
@@ -191,16 +256,16 @@ def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> DataSplits:
     recorded = recorded_data(source)
     if recorded is not None:
         kept = {key: recorded[key] for key in ("val_fraction", "split_seed", "max_pixels")}
-        splits = open_data(data, bad=bad, **kept)
+        splits = open_data(data, bad="skip" if "skip" in (bad, recorded["bad"]) else "fail", **kept)
         same_pictures = data_fingerprint(splits)["train"] == recorded["fingerprint"]
-        if same_pictures or os.path.abspath(data) == recorded["source"] or data == recorded["source"]:
-            return splits
+        if same_pictures or recorded["source"] in (os.path.abspath(data), data):
+            return splits, not same_pictures
     splits = open_data(data, bad=bad, val_fraction=0.0)
-    if "test" in splits.cut and recorded is None:
+    if "test" in splits.cut:
         log.warning(
-            "%s has no test split of its own and %s does not say how its training data was cut: if it was "
-            "trained on these pictures, the test split cut now has some of them",
+            "%s has no test split of its own, and %s was trained on other data, or does not say on which: if "
+            "pictures of both are the same, the test split cut now holds some that it was trained on",
             data,
             source,
         )
-    return splits
+    return splits, False

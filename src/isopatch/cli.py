@@ -91,7 +91,6 @@ def _emit(arguments: argparse.Namespace, document: Any, text: Callable[[Any], st
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
     from isopatch.recipes.resolve import resolve
-    from isopatch.training.runfolder import stored_config
 
     notes: list[str] = []
     flags = {key: getattr(arguments, key) for key in ("weights", "seed", "epochs", "threads")}
@@ -106,11 +105,17 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
         choose_for=_default_choice,
         notes=notes,
         # A file says everything and is held against the run's; flags say what is to be different in it.
-        started_with=None if run is None or arguments.config is not None else stored_config(run),
+        started_with=None if run is None or arguments.config is not None else _stored(run),
     )
     for note in notes:
         log.info("%s", note)
     return config
+
+
+def _stored(run: Path) -> RunConfig:
+    from isopatch.training.runfolder import stored_config
+
+    return stored_config(run)
 
 
 def _run_to_continue(arguments: argparse.Namespace) -> Path | None:
@@ -121,21 +126,9 @@ def _run_to_continue(arguments: argparse.Namespace) -> Path | None:
 
 
 def _default_choice(data: DataConfig) -> DefaultChoice:
-    """Look at the pictures and choose a model for them."""
-    from isopatch.data.open import open_data
-    from isopatch.data.summary import summarise
-    from isopatch.recipes.default import choose
-    from isopatch.training.hardware import available_cores
+    from isopatch.api import default_choice
 
-    splits = open_data(
-        data.source,
-        val_fraction=data.val_fraction,
-        split_seed=data.split_seed,
-        max_pixels=data.max_pixels,
-    )
-    if splits.train is None:
-        raise UsageError(f"data.source: {data.source} has no training split")
-    return choose(summarise(splits.train), cores=available_cores())
+    return default_choice(data)
 
 
 def _config(arguments: argparse.Namespace) -> int:
@@ -151,8 +144,8 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if arguments.max_minutes is not None and not arguments.max_minutes > 0:
         raise UsageError(f"--max-minutes {arguments.max_minutes:g}: give a time above 0")
-    if arguments.dry_run and (arguments.resume or arguments.out or arguments.overwrite):
-        raise UsageError("--dry-run plans a new run, writes nothing; leave --resume, --out, --overwrite out")
+    if arguments.dry_run and arguments.resume:
+        raise UsageError("--dry-run plans a new run and writes nothing; leave --resume out")
     config = None if _continues_as_it_was(arguments) else _configuration(arguments)
     from isopatch import api
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -125,9 +129,17 @@ def demonstrated(document: Mapping[str, Any]) -> str:
             "accuracy on the held-out digits:",
             table(rows, indent="  "),
             f"report: {document['report']}",
-            "next: isopatch train --data FOLDER_OF_PICTURES",
+            f"next: {program()} train --data FOLDER_OF_PICTURES",
         ]
     )
+
+
+def program() -> str:
+    """How to call the command line from here: by its name, or by its path where the name is not found."""
+    beside = Path(sys.executable).parent / "isopatch"
+    if shutil.which("isopatch") or not beside.is_file():
+        return "isopatch"
+    return os.path.relpath(beside)
 
 
 def table(rows: Mapping[str, str], indent: str = "") -> str:

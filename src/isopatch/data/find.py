@@ -32,9 +32,11 @@ def find_data(source: str | Path, *, max_pixels: int) -> RawData:
     text = str(source)
     if not _HUB_NAME.fullmatch(text) or path.suffix == ".parquet" or text.startswith((".", "/", "~")):
         raise UsageError(f"data '{text}': no such file or folder")
-    hint = nearest(text, BUILT_IN)
-    if hint and text not in BUILT_IN:
-        raise UsageError(f"data '{text}': no such path, and no built-in data set{hint}")
+    if text not in BUILT_IN:
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, [*BUILT_IN, *(name for name in beside if not name.startswith("."))])
+        if hint:
+            raise UsageError(f"data '{text}': no such file or folder{hint}")
     return open_hub(text, max_pixels=max_pixels)
 
 

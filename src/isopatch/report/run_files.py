@@ -58,10 +58,10 @@ class RunFiles:
 
     @property
     def data_name(self) -> str:
-        """The data source as the configuration names it."""
+        """The last part of the data source: a page that is passed on tells no paths."""
         data = self.config.get("data")
         source = data.get("source") if isinstance(data, dict) else None
-        return str(source) if source else "unknown data"
+        return Path(str(source)).name or str(source) if source else "unknown data"
 
 
 def read_run(path: Path) -> RunFiles:

@@ -54,6 +54,17 @@ def choose(config: RunConfig, macs_per_image: int) -> Choices:
     return Choices(device, precision, threads)
 
 
+def busy_note(threads: int) -> str | None:
+    """Say that other work keeps the cores busy, where several threads would wait for each other."""
+    load = os.getloadavg()[0] if sys.platform != "win32" else 0.0
+    if threads < 2 or load < available_cores() / 2:
+        return None
+    return (
+        f"the machine is busy (load {load:.1f} on {available_cores()} cores): {threads} threads wait for "
+        f"each other then, and --threads 1 may be several times faster"
+    )
+
+
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -10,14 +10,13 @@ from typing import Any
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.source import DataSplits
-from isopatch.errors import EXIT_DONE, IsopatchError
-from isopatch.image.decode import DecodeError
+from isopatch.errors import EXIT_DONE
 from isopatch.training import checkpoint as checkpoints
 from isopatch.training import guard, setup
 from isopatch.training.config import RunConfig
 from isopatch.training.evaluate import Interrupted
 from isopatch.training.finish import finish, keep_best, validate
-from isopatch.training.hardware import describe_environment
+from isopatch.training.hardware import busy_note, describe_environment
 from isopatch.training.progress import TrainingProgress
 from isopatch.training.runfolder import RunFolder
 from isopatch.training.setup import Trainer
@@ -82,13 +81,6 @@ def train_run(
         failure = checkpoints.disk_error(error, folder.path)
         folder.record_failure(failure, step=trainer.step)
         raise failure from error
-    except DecodeError as error:
-        unreadable = IsopatchError(
-            f"{error}; mend or remove it, or leave unreadable pictures out with --bad skip, and start again "
-            f"with --overwrite"
-        )
-        folder.record_failure(unreadable, step=trainer.step)
-        raise unreadable from error
     except Exception as failure:
         folder.record_failure(failure, step=trainer.step)
         raise
@@ -223,7 +215,7 @@ def announce(trainer: Trainer) -> None:
     """Say what is about to run, once."""
     config, choices = trainer.config, trainer.choices
     log.info(
-        "%s on %s: %s parameters, %s MACs per picture, %d training pictures, %d epochs of %d steps",
+        "%s on %s: %s parameters, %s MACs per picture, %d training pictures, %d x %d steps",
         trainer.spec.name,
         config.data.source,
         f"{trainer.parameters:,}",
@@ -232,14 +224,17 @@ def announce(trainer: Trainer) -> None:
         config.epochs,
         trainer.sampler.steps_per_epoch,
     )
+    parts = "" if config.accumulate == 1 else f" in {config.accumulate} parts of {config.micro_batch_size}"
     log.info(
-        "batch %d in %d micro-batches of %d (the unit of mixing and BatchNorm); %s, %s, %d threads",
+        "batches of %d%s (mixing and BatchNorm see %d pictures); %s, %s, %d %s",
         config.batch_size,
-        config.accumulate,
+        parts,
         config.micro_batch_size,
         choices.device,
         choices.precision,
         choices.threads,
+        "thread" if choices.threads == 1 else "threads",
     )
-    for note in trainer.splits.notes:
+    busy = busy_note(choices.threads)
+    for note in (*trainer.splits.notes, *([busy] if busy else [])):
         log.info("%s", note)

@@ -11,6 +11,7 @@ from isopatch.data.source import DataSplits
 from isopatch.models.describe import describe_spec
 from isopatch.training import setup
 from isopatch.training.config import RunConfig
+from isopatch.training.hardware import busy_note
 from isopatch.training.step import train_step
 
 WARMUP_STEPS = 2
@@ -42,6 +43,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
             train_step(trainer, batch)
             seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
+    busy = busy_note(trainer.choices.threads)
     per_step = statistics.median(seconds[WARMUP_STEPS:] or seconds)
     weights = BYTES_PER_PARAMETER[config.optimizer.name] * trainer.parameters
     return {
@@ -61,5 +63,5 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
         "images_per_second": config.batch_size / per_step,
         "measured_steps": len(seconds[WARMUP_STEPS:] or seconds),
         "minutes_to_finish": per_step * trainer.total_steps / 60,
-        "notes": list(splits.notes),
+        "notes": [*splits.notes, *([busy] if busy else [])],
     }

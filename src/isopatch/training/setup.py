@@ -251,6 +251,7 @@ def data_record(trainer: Trainer) -> dict[str, Any]:
         "val_fraction": data.val_fraction,
         "split_seed": data.split_seed,
         "max_pixels": data.max_pixels,
+        "bad": data.bad,
         "fingerprint": data_fingerprint(trainer.splits)["train"],
     }
 

@@ -75,8 +75,8 @@ def open_hub(name: str, *, max_pixels: int = MAX_PIXELS) -> RawData:
         import datasets
     except ImportError:
         raise UsageError(
-            f"data '{name}': hub data sets need the 'datasets' package; pip install 'isopatch[hub]', "
-            "or give a folder or Parquet files"
+            f"data '{name}': no such file or folder, and a hub data set of this name needs the 'datasets' "
+            "package (pip install 'isopatch[hub]')"
         ) from None
     repository, _, config = name.partition(":")
     repository = SHORT_NAMES.get(repository, repository)
