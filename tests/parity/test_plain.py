@@ -95,7 +95,39 @@ def mobilenet_v3(x: Tensor, state: dict[str, Tensor], kind: str) -> Tensor:
     return linear(x.mean((2, 3)), state, "heads.cls.linear")
 
 
+def patch_norm_vit(x: Tensor, state: dict[str, Tensor], kind: str) -> Tensor:
+    """vit-pytorch's ViT: eps 1e-5, no bias in qkv, LayerNorm before and after the patch projection."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
+
+    side = 4
+    rows = [
+        x[:, :, r : r + side, c : c + side].permute(0, 2, 3, 1).flatten(1)
+        for r in range(0, x.shape[2], side)
+        for c in range(0, x.shape[3], side)
+    ]
+    tokens = norm(linear(norm(torch.stack(rows, 1), "stem.patch_norm"), state, "stem.proj"), "stem.norm")
+    cls = state["prefix.cls_token"].expand(len(x), -1, -1)
+    tokens = torch.cat((cls, tokens), 1) + state["position.table"]
+    for i in range(2):
+        y = norm(tokens, f"blocks.{i}.token.norm")
+        q, k, v = (y @ state[f"blocks.{i}.token.mixer.qkv.weight"].T).chunk(3, -1)
+        heads = []
+        for h in range(3):
+            part = slice(4 * h, 4 * h + 4)
+            scores = torch.einsum("bnc,bmc->bnm", q[..., part], k[..., part]) / 2.0
+            heads.append(scores.softmax(-1) @ v[..., part])
+        tokens = tokens + linear(torch.cat(heads, -1), state, f"blocks.{i}.token.mixer.proj")
+        y = linear(norm(tokens, f"blocks.{i}.channel.norm"), state, f"blocks.{i}.channel.mixer.fc1")
+        tokens = tokens + linear(F.gelu(y), state, f"blocks.{i}.channel.mixer.fc2")
+    return linear(norm(tokens, "norm")[:, 0], state, "heads.cls.linear")
+
+
+VIT_PYTORCH = {"num_heads": 3, "patch_norm": True, "norm_eps": 1e-5, "qkv_bias": False, "init": "pytorch"}
+
 CASES = {
+    "vit-pytorch": ("vit", VIT_PYTORCH, patch_norm_vit, "class"),
     "pooling": ("metaformer", {"token_mixer": "pool"}, metaformer, "pool"),
     "identity": ("metaformer", {"token_mixer": "identity"}, metaformer, "identity"),
     "random": ("metaformer", {"token_mixer": "random"}, metaformer, "random"),

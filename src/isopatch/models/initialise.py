@@ -79,6 +79,14 @@ def jax(model: Isotropic) -> None:
         init.zeros_(model.prefix.cls_token)
 
 
+def unit_normal_tokens(model: Isotropic) -> None:
+    """PyTorch's defaults for layers; positions and class token normal 1 (lucidrains/vit-pytorch)."""
+    for _, parameter in position_parameters(model):
+        init.normal_(parameter)
+    if model.prefix is not None:
+        init.normal_(model.prefix.cls_token)
+
+
 def flax(model: Isotropic) -> None:
     """Flax's defaults: LeCun-normal weights, biases 0; classifier weights 0 (Google's MLP-Mixer)."""
     for module in model.modules():

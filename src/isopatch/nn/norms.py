@@ -12,9 +12,9 @@ from torch import Tensor, nn
 LAYER_NORM_EPS = 1e-6
 
 
-def layer_norm(dim: int) -> nn.LayerNorm:
+def layer_norm(dim: int, eps: float = LAYER_NORM_EPS) -> nn.LayerNorm:
     """LayerNorm over the channels of each token, eps 1e-6 as in every published ViT and DeiT."""
-    return nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+    return nn.LayerNorm(dim, eps=eps)
 
 
 def batch_norm(dim: int) -> nn.BatchNorm2d:

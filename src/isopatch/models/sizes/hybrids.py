@@ -43,6 +43,9 @@ def _hybrid(size: str, stages: str, image: int, parameters: int, macs: int, **we
 
 ENTRIES = (
     _hybrid("tiny", "r_s16_p8", 224, 6_337_704, 433_681_920),
+    _hybrid("tiny", "r_s16_p8", 384, 6_355_944, 1_326_858_240),
+    _hybrid("small", "r26_s32", 384, 36_468_392, 10_263_625_728),
+    _hybrid("large", "r50_s32", 384, 329_092_136, 57_136_144_384),
     _hybrid("small", "r26_s32", 224, 36_431_912, 3_463_851_008, augreg_in21k_ft_in1k=81.856),
     _hybrid("base", "r26_s32", 224, 101_383_976, 6_710_859_776),
     _hybrid("base", "r50_s16", 224, 98_659_112, 21_535_358_976),
