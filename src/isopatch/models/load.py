@@ -17,6 +17,7 @@ from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found, locate
 from isopatch.models.matching import load_strict, require_common
 from isopatch.models.native import read_spec
+from isopatch.models.resize import ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.nn.layout import Grid
 from isopatch.nn.skeleton import Isotropic
@@ -34,6 +35,7 @@ def load(
     image_size: ImageSize | None = None,
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
+    position_resize: ResizeMode = "deit",
 ) -> Isotropic:
     """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
 
@@ -42,7 +44,8 @@ def load(
     name: the model of a foreign file; not needed where a config.json beside it says so, and then it may only
         confirm it (or name the distilled twin, whose second token is fresh then).
     num_classes: another number than the file's gets a new classifier. None keeps the file's.
-    image_size: another size than the weights' resizes learned positions (bicubic, prefix entries kept).
+    image_size: another size than the weights' resizes learned positions; prefix entries are kept.
+    position_resize: how: "deit", "timm", "hf" (bicubic) or "jax" (bilinear); see `isopatch.models.resize`.
     arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
     class_names: names of the outputs; other names than the stored ones also get a new classifier. A file
         that names none keeps a classifier of as many outputs, taken in the order given, with a warning.
@@ -70,7 +73,7 @@ def load(
     if new_classifier is not None:
         state = fresh_heads(state, model, reason=new_classifier)
     state = fresh_distillation(state, model, where=where, name=spec.name)
-    state = resized_positions(state, model, known.grid, where=where)
+    state = resized_positions(state, model, known.grid, where=where, mode=position_resize)
     load_strict(model, state, where=where, name=spec.name)
     return model.eval()
 

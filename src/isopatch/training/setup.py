@@ -156,6 +156,7 @@ def _pretrained(config: RunConfig, spec: models.ModelSpec, overrides: dict[str, 
         image_size=(spec.input.height, spec.input.width),
         arguments=arguments,
         class_names=spec.classes,
+        position_resize=config.position_resize,
     )
     model.spec = replace(model.spec, input=replace(model.spec.input, **overrides))
     return model

@@ -103,6 +103,21 @@ ENTRIES = (
         macs=17_471_649_792,
         source="google-research/vision_transformer models_test.py; timm",
     ),
+    ModelEntry(
+        name="simple_vit_small_patch16_224",
+        architecture="vit",
+        arguments=_shape(
+            "small", 16, 224, class_token=False, pool="norm-mean", position="sincos-2d", init="jax"
+        ),
+        input=InputContract(height=224, width=224, crop_fraction=0.875, mean=HALF, std=HALF),
+        parameters=21_974_632,
+        macs=4_574_026_752,
+        accuracy=(
+            Accuracy(76.5, "big_vision, 90 epochs (paper: table 1)"),
+            Accuracy(80.0, "paper, abstract, 300 epochs"),
+        ),
+        source="Beyer et al. 2022 (arXiv 2205.01580); google-research/big_vision configs/vit_s16_i1k.py",
+    ),
     _deit("tiny", 224, 5_717_416, 1_253_683_200, 72.202, distilled=False),
     _deit("small", 224, 22_050_664, 4_598_882_304, 79.854, distilled=False),
     _deit("base", 224, 86_567_656, 17_563_828_224, 81.846, distilled=False),
@@ -135,6 +150,7 @@ ALIASES = {
     "vit_base": "vit_base_patch16_224",
     "vit_large": "vit_large_patch16_224",
     "vit_huge": "vit_huge_patch14_224",
+    "simple_vit": "simple_vit_small_patch16_224",
     "deit_tiny": "deit_tiny_patch16_224",
     "deit_small": "deit_small_patch16_224",
     "deit_base": "deit_base_patch16_224",
