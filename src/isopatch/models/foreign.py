@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
-from isopatch.models.formats import official, timm
+from isopatch.models.formats import npz, official, timm
 from isopatch.models.formats.keymap import State
 from isopatch.models.table import ALIASES, MODELS, resolve
 
@@ -73,6 +73,8 @@ def to_native_names(state: State, architecture: str) -> State:
         return dict(state)
     if architecture == "convmixer" and official.is_sequential_convmixer(state):
         state = official.sequential_to_timm(state)
+    if npz.is_flax(state):
+        return npz.to_isopatch(state, architecture)
     return timm.to_isopatch(state, architecture)
 
 
