@@ -12,11 +12,12 @@ from isopatch.errors import UsageError
 from isopatch.image.names import printable
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
 from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
+from isopatch.models.formats import transformers
 from isopatch.models.formats.files import read_state
 from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found, locate
 from isopatch.models.matching import load_strict, require_common
-from isopatch.models.native import read_spec
+from isopatch.models.native import read_config, read_spec
 from isopatch.models.resize import ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.nn.layout import Grid
@@ -100,6 +101,8 @@ def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Know
 
 def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
     """The spec a foreign file's name and config.json give."""
+    if transformers.is_transformers(found.config):
+        return _transformers_spec(found, name, asked)
     entry = entry_for(name, found.config, found.weights)
     overrides, size = input_in(found.config)
     told = {} if name is not None else arguments_in(found.config)
@@ -112,6 +115,21 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
     spec = make_spec(entry.name, given, input_overrides=overrides)
     grid = None if size is None else _grid(size, spec.arguments["patch_size"])
     return _Known(spec, grid)
+
+
+def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) -> _Known:
+    """The spec of a transformers folder, whose configuration says everything; a name may only confirm it."""
+    assert found.config is not None
+    beside = found.weights.parent / "preprocessor_config.json"
+    preprocessor = read_config(beside) if beside.is_file() else None
+    told = transformers.told_by(found.config, preprocessor, where=str(found.weights))
+    if name is not None and resolve(name).architecture != told.name:
+        raise UsageError(
+            f"{found.weights}: holds a {told.name}, not {resolve(name).name}: leave the name out"
+        )
+    own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
+    spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
+    return _Known(spec, _grid(told.arguments["image_size"], told.arguments["patch_size"]))
 
 
 def _wanted(

@@ -80,7 +80,9 @@ def read_npz(path: Path) -> State:
     except Exception as error:  # numpy and zipfile report damage through many types: one line for all
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         why = (
-            "it holds Python objects, and loading them can run code" if "allow_pickle" in text else text[:160]
+            "it is no npz file, or holds Python objects, and loading them can run code"
+            if "allow_pickle" in text
+            else text[:160]
         )
         raise IsopatchError(f"{path}: refused or damaged ({why}); ask for a file of plain arrays") from None
     return {name: _tensor(array, f"{path}: {name}") for name, array in arrays.items()}
@@ -155,9 +157,7 @@ def _from_flax(key: str, tensor: Tensor) -> tuple[str, Tensor]:
 def _to_flax(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     """The way back: a weight with one axis is a norm's scale."""
     folder, _, leaf = name.rpartition("/")
-    folder = re.sub(
-        r"stage_(\d+)/unit_(\d+)", lambda m: f"block{int(m[1]) + 1}/unit{int(m[2]) + 1}", folder
-    )
+    folder = re.sub(r"stage_(\d+)/unit_(\d+)", lambda m: f"block{int(m[1]) + 1}/unit{int(m[2]) + 1}", folder)
     if leaf == "weight":
         leaf = "scale" if tensor.dim() == 1 else "kernel"
         tensor = (

@@ -142,6 +142,13 @@ ENTRIES = (
         input=InputContract(height=224, width=224, crop_fraction=0.9, mean=HALF, std=HALF),
         source="sizes given as arguments",
     ),
+    ModelEntry(
+        name="deit",
+        architecture="deit",
+        arguments={},
+        input=InputContract(height=224, width=224, crop_fraction=0.875),
+        source="sizes given as arguments",
+    ),
 )
 
 ALIASES = {
