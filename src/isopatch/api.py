@@ -17,7 +17,7 @@ from isopatch.errors import UsageError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
 from isopatch.models.locate import recorded_data
-from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
 from isopatch.training.config import RunConfig
 from isopatch.training.evaluate import Evaluation, evaluate
@@ -37,7 +37,7 @@ def create_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     **architecture_arguments: Any,
-) -> Isotropic:
+) -> Classifier:
     """Build a model with fresh weights, drawn from torch's global generator.
 
     name: one of `isopatch models list`. architecture_arguments: keywords of its architecture function

@@ -15,6 +15,7 @@ from torch import Tensor
 from isopatch.errors import IsopatchError
 from isopatch.models.formats.keymap import State
 from isopatch.models.resize import ResizeMode, mean_norms, resize_map, resize_table
+from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 from isopatch.nn.position import LearnedAxisPositions, LearnedPositions
 from isopatch.nn.relative_bias import RelativeBias
@@ -23,7 +24,7 @@ from isopatch.nn.skeleton import Isotropic
 log = logging.getLogger("isopatch")
 
 
-def fresh_heads(state: Mapping[str, Tensor], model: Isotropic, *, reason: str) -> State:
+def fresh_heads(state: Mapping[str, Tensor], model: Classifier, *, reason: str) -> State:
     """Take the model's own new classifiers instead of the file's.
 
     A pre-logits layer of the file goes too, unless the model has one: it belongs to the old classifier.
@@ -36,20 +37,22 @@ def fresh_heads(state: Mapping[str, Tensor], model: Isotropic, *, reason: str) -
     return kept
 
 
-def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic, *, where: str, name: str) -> State:
+def fresh_distillation(state: Mapping[str, Tensor], model: Classifier, *, where: str, name: str) -> State:
     """Give plain DeiT weights the distillation token, its position and its head, freshly initialised.
 
     Returns the state unchanged when the model has no such token or the file has one. Distilled weights in a
     plain model raise IsopatchError: dropping half of what was trained is not done silently.
     """
     result = dict(state)
-    if "prefix.dist_token" in state and (model.prefix is None or model.prefix.dist_token is None):
+    prefix = model.prefix if isinstance(model, Isotropic) else None
+    if "prefix.dist_token" in state and (prefix is None or prefix.dist_token is None):
         raise IsopatchError(
             f"{where}: holds a distilled model, {name} is a plain one: give the distilled name"
         )
-    if model.prefix is None or model.prefix.dist_token is None or "prefix.dist_token" in state:
+    if prefix is None or prefix.dist_token is None or "prefix.dist_token" in state:
         return result
-    result["prefix.dist_token"] = model.prefix.dist_token.detach()
+    assert isinstance(model, Isotropic)
+    result["prefix.dist_token"] = prefix.dist_token.detach()
     position = model.position
     if isinstance(position, LearnedPositions) and "position.table" in state:
         table = state["position.table"]
@@ -64,7 +67,7 @@ def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic, *, where: 
 
 def resized_positions(
     state: Mapping[str, Tensor],
-    model: Isotropic,
+    model: Classifier,
     old_grid: Grid | None,
     *,
     where: str,

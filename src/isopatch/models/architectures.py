@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from isopatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from isopatch.nn.skeleton import Isotropic
+    from isopatch.nn.classifier import Classifier
 
 # architecture function -> module in isopatch.models; the module's `no_weight_decay` is the architecture's.
 MODULES = {
@@ -24,12 +24,13 @@ MODULES = {
     "hybrid": "hybrid",
     "metaformer": "metaformer",
     "mobilenet_v3": "mobilenet_v3",
+    "cifar_resnet": "cifar_resnet",
 }
 
 
-def architecture_function(architecture: str) -> Callable[..., Isotropic]:
+def architecture_function(architecture: str) -> Callable[..., Classifier]:
     """Return the function that builds an architecture; its keyword arguments are the schema."""
-    function: Callable[..., Isotropic] = getattr(architecture_module(architecture), architecture)
+    function: Callable[..., Classifier] = getattr(architecture_module(architecture), architecture)
     return function
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
 from isopatch.models.formats import npz, official, timm, transformers
-from isopatch.models.formats.keymap import State
+from isopatch.models.formats.keymap import State, rename
 from isopatch.models.table import ALIASES, MODELS, resolve
 
 HEADS = {"cls": "heads.cls.linear.weight", "dist": "heads.dist.linear.weight"}
@@ -72,6 +72,8 @@ def to_native_names(state: State, architecture: str) -> State:
         return transformers.to_isopatch(state)
     if npz.is_flax(state):
         return npz.to_isopatch(state, architecture)
+    if architecture == "cifar_resnet":
+        return rename(state, official.CIFAR_RESNET)
     return timm.to_isopatch(state, architecture)
 
 

@@ -20,8 +20,8 @@ from isopatch.models.matching import load_strict, require_common
 from isopatch.models.native import read_config, read_spec
 from isopatch.models.resize import ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
+from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
-from isopatch.nn.skeleton import Isotropic
 
 log = logging.getLogger("isopatch")
 
@@ -37,7 +37,7 @@ def load(
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     position_resize: ResizeMode = "deit",
-) -> Isotropic:
+) -> Classifier:
     """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
 
     source: a run folder (its best/, else its newest whole checkpoint), best/, a checkpoint folder, a

@@ -21,7 +21,7 @@ from isopatch.models.table import list_models as list_models
 from isopatch.models.table import resolve as resolve
 
 if TYPE_CHECKING:
-    from isopatch.nn.skeleton import Isotropic
+    from isopatch.nn.classifier import Classifier
 
 # Pictures up to this many pixels a side are taken whole: a crop would cost what a few pixels show.
 SMALL_IMAGE = 64
@@ -133,7 +133,7 @@ def make_spec(
     )
 
 
-def build(spec: ModelSpec) -> Isotropic:
+def build(spec: ModelSpec) -> Classifier:
     """Build a model with fresh weights from torch's global generator; its `spec` is set.
 
     Raises UsageError where the arguments are not those of the architecture or do not fit together.
@@ -147,7 +147,7 @@ def build(spec: ModelSpec) -> Isotropic:
     return model
 
 
-def no_weight_decay(model: Isotropic) -> set[str]:
+def no_weight_decay(model: Classifier) -> set[str]:
     """Return the architecture's own names to spare from weight decay.
 
     The generic rule (biases, 1-D tensors) is the optimiser's and not in this set.
