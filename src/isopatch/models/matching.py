@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from isopatch.errors import IsopatchError
 
 SHOWN = 3
+COUNTER = ".num_batches_tracked"
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> None:
@@ -24,7 +25,11 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     require_common(model, state, where=where, name=name)
     shared = own.keys() & state.keys()
     reshaped = [key for key in own if key in shared and own[key].shape != state[key].shape]
-    counters = [key for key in own if key not in state and key.endswith(".num_batches_tracked")]
+    counters = [
+        key
+        for key in own
+        if key not in state and key.endswith(COUNTER) and key.removesuffix(COUNTER) + ".running_mean" in state
+    ]
     missing = [key for key in own if key not in state and key not in counters]
     unexpected = [key for key in state if key not in own]
     if reshaped or missing or unexpected:
