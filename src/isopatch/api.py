@@ -20,7 +20,7 @@ from isopatch.image.decode import DecodeError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
 from isopatch.models.locate import recorded_data
-from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
 from isopatch.recipes.default import DefaultChoice, choose
 from isopatch.recipes.resolve import resolve
@@ -43,7 +43,7 @@ def create_model(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     **architecture_arguments: Any,
-) -> Isotropic:
+) -> Classifier:
     """Build a model with fresh weights, drawn from torch's global generator.
 
     name: one of `isopatch models list`. architecture_arguments: keywords of its architecture function

@@ -20,7 +20,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "image": (),
     "models": ("nn", "image"),
     "data": ("image",),
-    "training": ("models", "nn.skeleton", "data", "image", "kernels"),
+    "training": ("models", "nn.skeleton", "nn.classifier", "data", "image", "kernels"),
     # Beside the run's configuration: the second stage of its check, against the architecture functions.
     "recipes": ("training.config", "models.spec", "models.load", "models.locate", "models.native"),
     "report": ("training.config",),  # pydantic alone: the page says which settings are not the default

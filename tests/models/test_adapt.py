@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from isopatch.errors import IsopatchError
-from isopatch.models.adapt import resize_axis, resize_offsets, resize_table
+from isopatch.models.adapt import resize_axis, resize_offsets
 from isopatch.models.formats.timm import from_isopatch
 from isopatch.models.load import load
+from isopatch.models.resize import resize_table
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
 from isopatch.nn.skeleton import Isotropic
@@ -28,25 +29,26 @@ def model_of(image_size: Any, **more: Any) -> Isotropic:
 
 def test_prefix_entries_are_kept_and_patches_are_bicubic() -> None:
     table = torch.randn(1, 2 + 6, 5)
-    resized = resize_table(table, (2, 3), (4, 5), 2)
+    resized = resize_table(table, (2, 3), (4, 5), 2, "deit")
     assert torch.equal(resized[:, :2], table[:, :2])
     image = table[0, 2:].T.reshape(1, 5, 2, 3)
     expected = F.interpolate(image, size=(4, 5), mode="bicubic", align_corners=False)
     torch.testing.assert_close(resized[:, 2:], expected.flatten(2).transpose(1, 2))
 
 
-def test_a_constant_table_stays_constant() -> None:
+@pytest.mark.parametrize("mode", ["jax", "deit", "timm", "hf"])
+def test_a_constant_table_stays_constant(mode: Any) -> None:
     table = torch.ones(1, 1 + 16, 3)
-    torch.testing.assert_close(resize_table(table, (4, 4), (7, 3), 1), torch.ones(1, 1 + 21, 3))
-    torch.testing.assert_close(resize_axis(torch.ones(1, 4, 3), 6), torch.ones(1, 6, 3))
+    torch.testing.assert_close(resize_table(table, (4, 4), (7, 3), 1, mode), torch.ones(1, 1 + 21, 3))
+    torch.testing.assert_close(resize_axis(torch.ones(1, 4, 3), 6, mode), torch.ones(1, 6, 3))
     offsets = torch.ones(49 + 3, 2)
-    torch.testing.assert_close(resize_offsets(offsets, (4, 4), (2, 3), 3), torch.ones(15 + 3, 2))
+    torch.testing.assert_close(resize_offsets(offsets, (4, 4), (2, 3), 3, mode), torch.ones(15 + 3, 2))
 
 
 def test_rows_and_columns_are_not_exchanged() -> None:
     # A ramp along x stays a ramp along x.
     ramp = torch.arange(6.0).repeat(4).reshape(1, 24, 1)
-    resized = resize_table(ramp, (4, 6), (4, 12), 0).reshape(4, 12)
+    resized = resize_table(ramp, (4, 6), (4, 12), 0, "deit").reshape(4, 12)
     assert torch.allclose(resized[0], resized[3])
     assert (resized[0].diff() > 0).all()
 
@@ -86,7 +88,7 @@ def test_same_number_of_patches_in_another_shape_is_resized(tmp_path: Path) -> N
     loaded = load(tmp_path, image_size=24)  # 6 x 6
     table = model.position.table.detach()
     assert loaded.position.table.shape == table.shape
-    torch.testing.assert_close(loaded.position.table.detach(), resize_table(table, (4, 9), (6, 6), 1))
+    torch.testing.assert_close(loaded.position.table.detach(), resize_table(table, (4, 9), (6, 6), 1, "deit"))
 
 
 def test_the_same_size_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +107,8 @@ def test_a_foreign_table_is_square_unless_something_says_otherwise(tmp_path: Pat
     save_file(from_isopatch(square.state_dict(), "vit"), path)
     loaded = load(path, name="vit", arguments=arguments)
     torch.testing.assert_close(
-        loaded.position.table.detach(), resize_table(square.position.table.detach(), (6, 6), (8, 8), 1)
+        loaded.position.table.detach(),
+        resize_table(square.position.table.detach(), (6, 6), (8, 8), 1, "deit"),
     )
     save_file(from_isopatch(wide.state_dict(), "vit"), path)
     with pytest.raises(IsopatchError, match=r"position\.table has 10 places, no square grid"):
@@ -123,7 +126,7 @@ def test_plain_deit_weights_in_a_distilled_model(tmp_path: Path, caplog: pytest.
     table, own = model.position.table.detach(), plain.position.table.detach()
     assert table.shape == (1, 2 + 9, 192)
     assert torch.equal(table[:, 0], own[:, 0])
-    torch.testing.assert_close(table[:, 2:], resize_table(own[:, 1:], (2, 2), (3, 3), 0))
+    torch.testing.assert_close(table[:, 2:], resize_table(own[:, 1:], (2, 2), (3, 3), 0, "deit"))
     assert 0 < float(table[:, 1].std()) < 0.05
     assert torch.equal(model.heads["cls"].linear.weight, plain.heads["cls"].linear.weight)
     assert 0 < float(model.heads["dist"].linear.weight.detach().std()) < 0.05

@@ -249,7 +249,7 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
         (None, "nothing beside it says which model it is; give its name"),
         ({"architecture": "resnet50"}, "its config.json says 'resnet50', which isopatch does not have"),
         ({"architecture": "vit_tiny_patch16_2240"}, "did you mean 'vit_tiny_patch16_224'"),
-        ({"model_type": "vit"}, "written by transformers"),
+        ({"model_type": "dinov2"}, "transformers' dinov2 is not read"),
         (
             {"architecture": "vit_tiny_patch16_224", "model_args": {"reg_tokens": 4}},
             "builds the model with reg_tokens, which isopatch cannot translate",
@@ -358,9 +358,9 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.npz").write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"weights\.npz: not a weights file isopatch reads"):
-        load(tmp_path / "weights.npz", name="vit_base")
+    (tmp_path / "weights.onnx").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"weights\.onnx: not a weights file isopatch reads"):
+        load(tmp_path / "weights.onnx", name="vit_base")
 
 
 def test_content_without_tensors(tmp_path: Path) -> None:

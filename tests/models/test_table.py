@@ -61,7 +61,7 @@ def test_convmixer_counts_follow_the_papers_formula(name: str) -> None:
 def test_counts_equal_the_reference_file() -> None:
     stats = reference()["models"]
     shared = [name for name in PUBLISHED if name in stats]
-    assert len(shared) == 33
+    assert len(shared) == 51
     for name in shared:
         known, entry = stats[name], resolve(name)
         assert entry.parameters == known["params"], name
@@ -70,6 +70,14 @@ def test_counts_equal_the_reference_file() -> None:
         assert 2 * (entry.macs or 0) == flops, name
         if native != 224:
             assert count(name, image_size=224) == (known["params_at_224"], known["macs_224"]), name
+
+
+def test_resmlps_that_timm_lacks_equal_the_reference_file() -> None:
+    known = reference()["non_timm_224"]
+    labels = {"ResMLP-B24/16": "resmlp_big_24_patch16_224", "ResMLP-S12/14": "resmlp_12_patch14_224"}
+    labels["ResMLP-S12/8"] = "resmlp_12_patch8_224"
+    for label, name in labels.items():
+        assert resolve(name).parameters == known[label]["params"], label
 
 
 def test_other_convmixers_equal_the_reference_file() -> None:
@@ -143,7 +151,7 @@ def test_names_follow_their_sizes() -> None:
 
 
 def test_aliases_lead_to_names_and_are_no_names() -> None:
-    assert len(MODELS) == len(list_models()) == 52
+    assert len(MODELS) == len(list_models()) == 89
     for alias, target in ALIASES.items():
         assert target in MODELS
         assert alias not in MODELS

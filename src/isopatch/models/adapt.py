@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from isopatch.errors import IsopatchError
 from isopatch.models.formats.keymap import State
+from isopatch.models.resize import ResizeMode, mean_norms, resize_map, resize_table
+from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 from isopatch.nn.position import LearnedAxisPositions, LearnedPositions
 from isopatch.nn.relative_bias import RelativeBias
@@ -23,7 +24,7 @@ from isopatch.nn.skeleton import Isotropic
 log = logging.getLogger("isopatch")
 
 
-def fresh_heads(state: Mapping[str, Tensor], model: Isotropic, *, reason: str) -> State:
+def fresh_heads(state: Mapping[str, Tensor], model: Classifier, *, reason: str) -> State:
     """Take the model's own new classifiers instead of the file's.
 
     A pre-logits layer of the file goes too, unless the model has one: it belongs to the old classifier.
@@ -36,20 +37,22 @@ def fresh_heads(state: Mapping[str, Tensor], model: Isotropic, *, reason: str) -
     return kept
 
 
-def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic, *, where: str, name: str) -> State:
+def fresh_distillation(state: Mapping[str, Tensor], model: Classifier, *, where: str, name: str) -> State:
     """Give plain DeiT weights the distillation token, its position and its head, freshly initialised.
 
     Returns the state unchanged when the model has no such token or the file has one. Distilled weights in a
     plain model raise IsopatchError: dropping half of what was trained is not done silently.
     """
     result = dict(state)
-    if "prefix.dist_token" in state and (model.prefix is None or model.prefix.dist_token is None):
+    prefix = model.prefix if isinstance(model, Isotropic) else None
+    if "prefix.dist_token" in state and (prefix is None or prefix.dist_token is None):
         raise IsopatchError(
             f"{where}: holds a distilled model, {name} is a plain one: give the distilled name"
         )
-    if model.prefix is None or model.prefix.dist_token is None or "prefix.dist_token" in state:
+    if prefix is None or prefix.dist_token is None or "prefix.dist_token" in state:
         return result
-    result["prefix.dist_token"] = model.prefix.dist_token.detach()
+    assert isinstance(model, Isotropic)
+    result["prefix.dist_token"] = prefix.dist_token.detach()
     position = model.position
     if isinstance(position, LearnedPositions) and "position.table" in state:
         table = state["position.table"]
@@ -63,13 +66,18 @@ def fresh_distillation(state: Mapping[str, Tensor], model: Isotropic, *, where: 
 
 
 def resized_positions(
-    state: Mapping[str, Tensor], model: Isotropic, old_grid: Grid | None, *, where: str
+    state: Mapping[str, Tensor],
+    model: Classifier,
+    old_grid: Grid | None,
+    *,
+    where: str,
+    mode: ResizeMode = "deit",
 ) -> State:
-    """Resize learned positions to the model's grid: bicubic, prefix entries kept as they are.
+    """Resize learned positions to the model's grid; prefix entries are kept as they are.
 
     old_grid: the grid the weights were trained at; None takes the square root of the number of entries. Sizes
-    are compared as grids: a table for 8x18 does not fit 12x12. Bicubic, align_corners False, no antialias, as
-    DeiT's own fine-tuning (timm antialiases; vit_jax is bilinear).
+    are compared as grids: a table for 8x18 does not fit 12x12. mode: see `resize.resize_table`; DeiT's own
+    fine-tuning is the default.
     """
     result = dict(state)
     for name, module in model.named_modules():
@@ -77,49 +85,45 @@ def resized_positions(
             count = table.shape[1] - module.prefix_entries
             old = _known_grid(count, old_grid, where=where, what=f"{name}.table")
             if old != module.grid:
-                result[f"{name}.table"] = resize_table(table, old, module.grid, module.prefix_entries)
-                _say(old, module.grid)
+                resized = resize_table(table, old, module.grid, module.prefix_entries, mode)
+                norms = mean_norms(table, resized, module.prefix_entries)
+                result[f"{name}.table"] = resized
+                log.info(
+                    "positions resized from a %dx%d grid to %dx%d (%s); mean length %.4f before, %.4f after",
+                    *old,
+                    *module.grid,
+                    mode,
+                    *norms,
+                )
         elif isinstance(module, LearnedAxisPositions):
             for axis, size in (("y", module.grid[0]), ("x", module.grid[1])):
                 table = state.get(f"{name}.{axis}")
                 if table is not None and table.shape[1] != size:
-                    result[f"{name}.{axis}"] = resize_axis(table, size)
-                    log.info("positions along %s resized from %d to %d (bicubic)", axis, table.shape[1], size)
+                    result[f"{name}.{axis}"] = resize_axis(table, size, mode)
+                    log.info(
+                        "positions along %s resized from %d to %d (%s)", axis, table.shape[1], size, mode
+                    )
         elif isinstance(module, RelativeBias) and (table := state.get(f"{name}.table")) is not None:
             offsets = table.shape[0] - module.num_extra
             old = _known_offsets(offsets, old_grid, where=where, what=f"{name}.table")
             if old != module.grid:
-                result[f"{name}.table"] = resize_offsets(table, old, module.grid, module.num_extra)
-                _say(old, module.grid)
+                result[f"{name}.table"] = resize_offsets(table, old, module.grid, module.num_extra, mode)
+                log.info("relative biases resized from a %dx%d grid to %dx%d (%s)", *old, *module.grid, mode)
     return result
 
 
-def resize_table(table: Tensor, old: Grid, new: Grid, prefix_entries: int) -> Tensor:
-    """Resize (1, prefix_entries + rows * cols, C) from one grid to another."""
-    prefix, patches = table[:, :prefix_entries], table[:, prefix_entries:]
-    image = patches.reshape(1, *old, -1).permute(0, 3, 1, 2)
-    resized = _resize(image, new).permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.cat((prefix, resized), dim=1)
-
-
-def resize_axis(table: Tensor, size: int) -> Tensor:
+def resize_axis(table: Tensor, size: int, mode: ResizeMode) -> Tensor:
     """Resize (1, places, C) along one axis."""
     line = table.transpose(1, 2).unsqueeze(2)
-    return _resize(line, (1, size)).squeeze(2).transpose(1, 2)
+    return resize_map(line, (1, size), mode).squeeze(2).transpose(1, 2)
 
 
-def resize_offsets(table: Tensor, old: Grid, new: Grid, num_extra: int) -> Tensor:
+def resize_offsets(table: Tensor, old: Grid, new: Grid, num_extra: int, mode: ResizeMode) -> Tensor:
     """Resize relative biases ((2 rows - 1)(2 cols - 1) + extra, heads); the extra rows are kept."""
     offsets = table[: table.shape[0] - num_extra]
     image = offsets.reshape(1, 2 * old[0] - 1, 2 * old[1] - 1, -1).permute(0, 3, 1, 2)
-    resized = _resize(image, (2 * new[0] - 1, 2 * new[1] - 1)).permute(0, 2, 3, 1).flatten(0, 2)
+    resized = resize_map(image, (2 * new[0] - 1, 2 * new[1] - 1), mode).permute(0, 2, 3, 1).flatten(0, 2)
     return torch.cat((resized, table[table.shape[0] - num_extra :]), dim=0)
-
-
-def _resize(image: Tensor, size: Grid) -> Tensor:
-    """Bicubic in float32, in the tensor's own dtype again."""
-    resized = F.interpolate(image.float(), size=size, mode="bicubic", align_corners=False)
-    return resized.to(image.dtype)
 
 
 def _known_grid(count: int, grid: Grid | None, *, where: str, what: str) -> Grid:
@@ -140,7 +144,3 @@ def _known_offsets(count: int, grid: Grid | None, *, where: str, what: str) -> G
     if side * side != count or side % 2 == 0:
         raise IsopatchError(f"{where}: {what} has {count} offsets, no square grid, and nothing says which")
     return (side + 1) // 2, (side + 1) // 2
-
-
-def _say(old: Grid, new: Grid) -> None:
-    log.info("positions resized from a %dx%d grid to %dx%d (bicubic)", *old, *new)

@@ -43,8 +43,13 @@ def matches(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return isinstance(value, str) and value in options
     if origin is tuple:
-        pair = isinstance(value, list | tuple) and len(value) == len(options)
-        return pair and all(matches(item, option) for item, option in zip(value, options, strict=True))
+        if not isinstance(value, list | tuple):
+            return False
+        if options[-1] is Ellipsis:
+            return all(matches(item, options[0]) for item in value)
+        return len(value) == len(options) and all(
+            matches(item, option) for item, option in zip(value, options, strict=True)
+        )
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -59,6 +64,8 @@ def describe_type(hint: Any) -> str:
         return " or ".join(describe_type(option) for option in options)
     if origin is Literal:
         return "one of " + ", ".join(options)
+    if origin is tuple and options[-1] is Ellipsis:
+        return f"a list [{describe_type(options[0])}, ...]"
     if origin is tuple:
         return "(" + ", ".join(describe_type(option) for option in options) + ")"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}

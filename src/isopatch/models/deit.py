@@ -13,10 +13,11 @@ authors' own evaluation (crop 0.875): 72.202, 79.854, 81.846; distilled 74.476, 
 from __future__ import annotations
 
 from isopatch.models import initialise
+from isopatch.nn.activations import Activation
 from isopatch.nn.block import DropPathSchedule, attention_block, drop_path_rates
 from isopatch.nn.checks import positive
 from isopatch.nn.head import Head
-from isopatch.nn.norms import layer_norm
+from isopatch.nn.norms import LAYER_NORM_EPS, layer_norm
 from isopatch.nn.pool import TokenPool
 from isopatch.nn.position import LearnedPositions
 from isopatch.nn.prefix import PrefixTokens
@@ -34,6 +35,9 @@ def deit(
     num_classes: int = 1000,
     in_channels: int = 3,
     mlp_ratio: float = 4.0,
+    qkv_bias: bool = True,
+    activation: Activation = "gelu",
+    norm_eps: float = LAYER_NORM_EPS,
     distilled: bool = False,
     dropout: float = 0.0,
     drop_path: float = 0.0,
@@ -41,6 +45,7 @@ def deit(
 ) -> Isotropic:
     """Build a DeiT.
 
+    norm_eps: transformers runs DeiT's weights with 1e-12, the authors with 1e-6.
     distilled: add the distillation token (second, with its own position) and its head "dist".
     drop_path: rate of the last block; the paper's recipe uses 0.1, rising linearly from 0.
     Initialisation: truncated normal 0.02 for linear weights, both tokens and positions; biases 0.
@@ -55,10 +60,19 @@ def deit(
         prefix=prefix,
         position=LearnedPositions(grid, dim, prefix_entries=prefix.num_tokens, dropout=dropout),
         blocks=[
-            attention_block(dim, num_heads, mlp_ratio=mlp_ratio, dropout=dropout, drop_path=rate)
+            attention_block(
+                dim,
+                num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                activation=activation,
+                norm_eps=norm_eps,
+                dropout=dropout,
+                drop_path=rate,
+            )
             for rate in drop_path_rates(drop_path, depth, drop_path_schedule)
         ],
-        norm=layer_norm(dim),
+        norm=layer_norm(dim, norm_eps),
         pool=TokenPool(len(names), num_prefix=prefix.num_tokens),
         heads={name: Head(dim, num_classes) for name in names},
     )

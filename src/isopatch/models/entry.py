@@ -41,3 +41,8 @@ class ModelEntry:
     def plain(self) -> bool:
         """Whether every size has to be given as an argument."""
         return self.parameters is None
+
+
+def accuracies(source: str, name: str, weights: dict[str, float]) -> tuple[Accuracy, ...]:
+    """One accuracy per tag of published weights; `{weights}` in `source` becomes `<name>.<tag>`."""
+    return tuple(Accuracy(top1, source.format(weights=f"{name}.{tag}")) for tag, top1 in weights.items())

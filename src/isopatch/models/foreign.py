@@ -10,8 +10,8 @@ from torch import Tensor
 
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
-from isopatch.models.formats import official, timm
-from isopatch.models.formats.keymap import State
+from isopatch.models.formats import npz, official, timm, transformers
+from isopatch.models.formats.keymap import State, rename
 from isopatch.models.table import ALIASES, MODELS, resolve
 
 HEADS = {"cls": "heads.cls.linear.weight", "dist": "heads.dist.linear.weight"}
@@ -42,11 +42,6 @@ def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path)
                 f"{nearest(told, MODELS)}; 'isopatch models list' shows every name"
             )
         return MODELS[told]
-    if config is not None and "model_type" in config:
-        raise UsageError(
-            f"{weights}: written by transformers ({config['model_type']}), whose names isopatch does not "
-            f"read; the same weights are on the hub as timm/NAME"
-        )
     stem = weights.name.split(".")[0].split("-")[0]
     guess = f", for example '{ALIASES.get(stem, stem)}'" if stem in MODELS or stem in ALIASES else ""
     raise UsageError(
@@ -73,6 +68,12 @@ def to_native_names(state: State, architecture: str) -> State:
         return dict(state)
     if architecture == "convmixer" and official.is_sequential_convmixer(state):
         state = official.sequential_to_timm(state)
+    if any(key.startswith(("vit.embeddings.", "deit.embeddings.")) for key in state):
+        return transformers.to_isopatch(state)
+    if npz.is_flax(state):
+        return npz.to_isopatch(state, architecture)
+    if architecture == "cifar_resnet":
+        return rename(state, official.CIFAR_RESNET)
     return timm.to_isopatch(state, architecture)
 
 

@@ -79,6 +79,30 @@ def jax(model: Isotropic) -> None:
         init.zeros_(model.prefix.cls_token)
 
 
+def unit_normal_tokens(model: Isotropic) -> None:
+    """PyTorch's defaults for layers; positions and class token normal 1 (lucidrains/vit-pytorch)."""
+    for _, parameter in position_parameters(model):
+        init.normal_(parameter)
+    if model.prefix is not None:
+        init.normal_(model.prefix.cls_token)
+
+
+def flax(model: Isotropic) -> None:
+    """Flax's defaults: LeCun-normal weights, biases 0; classifier weights 0 (Google's MLP-Mixer)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            lecun_normal(module)
+    zero_classifiers(model)
+
+
+def zero_classifiers(model: Isotropic) -> None:
+    """Set every classifier's weight and bias to 0."""
+    for head in model.heads.values():
+        assert isinstance(head, Head)
+        init.zeros_(head.linear.weight)
+        init.zeros_(head.linear.bias)
+
+
 def lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
     """Flax's default: normal with variance 1 / fan-in, cut at two standard deviations; bias 0."""
     fan_in = layer.weight[0].numel()

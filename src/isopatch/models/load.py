@@ -12,14 +12,16 @@ from isopatch.errors import UsageError
 from isopatch.image.names import printable
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
 from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
+from isopatch.models.formats import transformers
 from isopatch.models.formats.files import read_state
 from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found, locate
 from isopatch.models.matching import load_strict, require_common
-from isopatch.models.native import read_spec
+from isopatch.models.native import read_config, read_spec
+from isopatch.models.resize import ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
+from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
-from isopatch.nn.skeleton import Isotropic
 
 log = logging.getLogger("isopatch")
 
@@ -34,7 +36,8 @@ def load(
     image_size: ImageSize | None = None,
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
-) -> Isotropic:
+    position_resize: ResizeMode = "deit",
+) -> Classifier:
     """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
 
     source: a run folder (its best/, else its newest whole checkpoint), best/, a checkpoint folder, a
@@ -42,7 +45,8 @@ def load(
     name: the model of a foreign file; not needed where a config.json beside it says so, and then it may only
         confirm it (or name the distilled twin, whose second token is fresh then).
     num_classes: another number than the file's gets a new classifier. None keeps the file's.
-    image_size: another size than the weights' resizes learned positions (bicubic, prefix entries kept).
+    image_size: another size than the weights' resizes learned positions; prefix entries are kept.
+    position_resize: how: "deit", "timm", "hf" (bicubic) or "jax" (bilinear); see `isopatch.models.resize`.
     arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
     class_names: names of the outputs; other names than the stored ones also get a new classifier. A file
         that names none keeps a classifier of as many outputs, taken in the order given, with a warning.
@@ -70,7 +74,7 @@ def load(
     if new_classifier is not None:
         state = fresh_heads(state, model, reason=new_classifier)
     state = fresh_distillation(state, model, where=where, name=spec.name)
-    state = resized_positions(state, model, known.grid, where=where)
+    state = resized_positions(state, model, known.grid, where=where, mode=position_resize)
     load_strict(model, state, where=where, name=spec.name)
     return model.eval()
 
@@ -97,6 +101,8 @@ def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Know
 
 def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
     """The spec a foreign file's name and config.json give."""
+    if transformers.is_transformers(found.config):
+        return _transformers_spec(found, name, asked)
     entry = entry_for(name, found.config, found.weights)
     overrides, size = input_in(found.config)
     told = {} if name is not None else arguments_in(found.config)
@@ -109,6 +115,21 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
     spec = make_spec(entry.name, given, input_overrides=overrides)
     grid = None if size is None else _grid(size, spec.arguments["patch_size"])
     return _Known(spec, grid)
+
+
+def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) -> _Known:
+    """The spec of a transformers folder, whose configuration says everything; a name may only confirm it."""
+    assert found.config is not None
+    beside = found.weights.parent / "preprocessor_config.json"
+    preprocessor = read_config(beside) if beside.is_file() else None
+    told = transformers.told_by(found.config, preprocessor, where=str(found.weights))
+    if name is not None and resolve(name).architecture != told.name:
+        raise UsageError(
+            f"{found.weights}: holds a {told.name}, not {resolve(name).name}: leave the name out"
+        )
+    own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
+    spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
+    return _Known(spec, _grid(told.arguments["image_size"], told.arguments["patch_size"]))
 
 
 def _wanted(

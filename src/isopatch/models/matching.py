@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from isopatch.errors import IsopatchError
 
 SHOWN = 3
+COUNTER = ".num_batches_tracked"
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> None:
     """Copy `state` into `model`; every tensor must be there, in the right shape, and finite.
 
+    BatchNorm's counters of batches, which files from before PyTorch 0.4.1 do not have, start at 0.
     Raises IsopatchError with the first tensors of other shapes, missing and unexpected. Values are converted
     to the model's own dtype.
     """
@@ -23,7 +25,12 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     require_common(model, state, where=where, name=name)
     shared = own.keys() & state.keys()
     reshaped = [key for key in own if key in shared and own[key].shape != state[key].shape]
-    missing = [key for key in own if key not in state]
+    counters = [
+        key
+        for key in own
+        if key not in state and key.endswith(COUNTER) and key.removesuffix(COUNTER) + ".running_mean" in state
+    ]
+    missing = [key for key in own if key not in state and key not in counters]
     unexpected = [key for key in state if key not in own]
     if reshaped or missing or unexpected:
         parts = []
@@ -40,7 +47,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
         )
     with torch.no_grad():
         for key, tensor in own.items():
-            tensor.copy_(state[key])
+            tensor.copy_(torch.zeros_like(tensor) if key in counters else state[key])
 
 
 def require_common(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> None:

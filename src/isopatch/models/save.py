@@ -12,10 +12,10 @@ from safetensors.torch import save
 from isopatch.errors import UsageError
 from isopatch.files import fsync_folder, to_json, write_new
 from isopatch.models.native import CONFIG, FORMAT, SPEC_DIGEST, WEIGHTS, spec_digest
-from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.classifier import Classifier
 
 
-def save_model(folder: Path, model: Isotropic, extra: Mapping[str, Any] | None = None) -> str:
+def save_model(folder: Path, model: Classifier, extra: Mapping[str, Any] | None = None) -> str:
     """Write `model` into `folder` (created where it is missing) and flush it to the disk.
 
     extra: further JSON values for config.json; the keys format, model and weights_sha256 are ours.

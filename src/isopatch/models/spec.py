@@ -6,12 +6,13 @@ that need an architecture's signature or build a model import it, and torch with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
+from isopatch.models.architectures import architecture_function, architecture_module
 from isopatch.models.arguments import check_against, complete
 from isopatch.models.entry import ModelEntry as ModelEntry
 from isopatch.models.table import ALIASES as ALIASES
@@ -20,7 +21,7 @@ from isopatch.models.table import list_models as list_models
 from isopatch.models.table import resolve as resolve
 
 if TYPE_CHECKING:
-    from isopatch.nn.skeleton import Isotropic
+    from isopatch.nn.classifier import Classifier
 
 # Pictures up to this many pixels a side are taken whole: a crop would cost what a few pixels show.
 SMALL_IMAGE = 64
@@ -132,7 +133,7 @@ def make_spec(
     )
 
 
-def build(spec: ModelSpec) -> Isotropic:
+def build(spec: ModelSpec) -> Classifier:
     """Build a model with fresh weights from torch's global generator; its `spec` is set.
 
     Raises UsageError where the arguments are not those of the architecture or do not fit together.
@@ -146,33 +147,13 @@ def build(spec: ModelSpec) -> Isotropic:
     return model
 
 
-def no_weight_decay(model: Isotropic) -> set[str]:
+def no_weight_decay(model: Classifier) -> set[str]:
     """Return the architecture's own names to spare from weight decay.
 
     The generic rule (biases, 1-D tensors) is the optimiser's and not in this set.
     """
-    from isopatch.models import convmixer, deit, vit
-
-    owners = {"vit": vit, "deit": deit, "deit3": deit, "convmixer": convmixer}
-    names: set[str] = owners[model.spec.architecture].no_weight_decay(model)
+    names: set[str] = architecture_module(model.spec.architecture).no_weight_decay(model)
     return names
-
-
-def architecture_function(architecture: str) -> Callable[..., Isotropic]:
-    """Return the function that builds an architecture; its keyword arguments are the schema."""
-    from isopatch.models.convmixer import convmixer
-    from isopatch.models.deit import deit, deit3
-    from isopatch.models.vit import vit
-
-    functions: dict[str, Callable[..., Isotropic]] = {
-        "vit": vit,
-        "deit": deit,
-        "deit3": deit3,
-        "convmixer": convmixer,
-    }
-    if architecture not in functions:
-        raise UsageError(f"unknown architecture '{architecture}': expected one of {', '.join(functions)}")
-    return functions[architecture]
 
 
 def _as_keywords(arguments: Mapping[str, Any]) -> dict[str, Any]:

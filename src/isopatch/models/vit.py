@@ -20,17 +20,17 @@ from isopatch.nn.block import DropPathSchedule, attention_block, drop_path_rates
 from isopatch.nn.checks import finite, positive
 from isopatch.nn.head import Head
 from isopatch.nn.layout import Grid
-from isopatch.nn.norms import layer_norm
+from isopatch.nn.norms import LAYER_NORM_EPS, layer_norm
 from isopatch.nn.pool import MeanPool, TokenPool
 from isopatch.nn.position import LearnedAxisPositions, LearnedPositions, NoPositions, SinCosPositions
 from isopatch.nn.prefix import PrefixTokens
 from isopatch.nn.relative_bias import RelativeBias
 from isopatch.nn.skeleton import Isotropic
-from isopatch.nn.stem import PatchStem, patch_grid
+from isopatch.nn.stem import NormedPatchStem, PatchStem, patch_grid
 
 Position = Literal["learned", "learned-2d", "sincos-2d", "relative", "none"]
 Pool = Literal["class", "norm-mean", "mean-norm"]
-Init = Literal["timm", "deit", "jax"]
+Init = Literal["timm", "deit", "jax", "pytorch"]
 
 
 def vit(
@@ -55,6 +55,8 @@ def vit(
     attention_dropout: float = 0.0,
     drop_path: float = 0.0,
     drop_path_schedule: DropPathSchedule = "linear",
+    patch_norm: bool = False,
+    norm_eps: float = LAYER_NORM_EPS,
     init: Init = "timm",
     head_bias: float = 0.0,
 ) -> Isotropic:
@@ -70,12 +72,15 @@ def vit(
     layer_scale: initial factor of each residual branch; None: no factors.
     dropout: after the positions, the attention projection and both MLP layers (as vit_jax).
     drop_path: rate of the last block (schedule "linear" from 0) or of all ("constant").
-    init: "timm" and "deit" truncated normal 0.02 (they differ in the class token), "jax" Google's.
+    patch_norm: LayerNorm before and after the patch projection (vit-pytorch, with norm_eps 1e-5, qkv_bias
+        false and init "pytorch").
+    init: "timm" and "deit" truncated normal 0.02 (they differ in the class token), "jax" Google's,
+        "pytorch" PyTorch's defaults with tokens and positions normal 1 (vit-pytorch).
     head_bias: initial bias of the classifier: -10 in ViT's 21k pretraining, -6.9 in big_vision's on 1k.
     Raises UsageError naming both sides where the arguments do not fit together.
     """
     positive(dim=dim, depth=depth, num_heads=num_heads, in_channels=in_channels)
-    finite(head_bias=head_bias, mlp_ratio=mlp_ratio)
+    finite(head_bias=head_bias, mlp_ratio=mlp_ratio, norm_eps=norm_eps)
     if pool == "class" and not class_token:
         raise UsageError("pool 'class' reads the class token, class_token is false: use pool 'norm-mean'")
     grid = patch_grid(image_size, patch_size)
@@ -91,6 +96,7 @@ def vit(
             attention_dropout=attention_dropout,
             drop_path=rate,
             layer_scale=layer_scale,
+            norm_eps=norm_eps,
             relative_bias=RelativeBias(grid, num_heads, num_prefix=num_prefix)
             if position == "relative"
             else None,
@@ -98,13 +104,15 @@ def vit(
         for rate in drop_path_rates(drop_path, depth, drop_path_schedule)
     ]
     model = Isotropic(
-        stem=PatchStem(in_channels, dim, patch_size),
+        stem=NormedPatchStem(in_channels, dim, patch_size, norm_eps=norm_eps)
+        if patch_norm
+        else PatchStem(in_channels, dim, patch_size),
         prefix=PrefixTokens(dim) if class_token else None,
         position=_positions(
             position, grid, dim, prefix_entries=1 if class_token and class_position else 0, dropout=dropout
         ),
         blocks=blocks,
-        norm=layer_norm(dim),
+        norm=layer_norm(dim, norm_eps),
         pool=TokenPool(num_prefix=num_prefix)
         if pool == "class"
         else MeanPool(num_prefix=num_prefix, norm_first=pool == "norm-mean"),
@@ -112,11 +120,14 @@ def vit(
     )
     if init == "jax":
         initialise.jax(model)
+    elif init == "pytorch":
+        initialise.unit_normal_tokens(model)
     else:
         initialise.truncated_normal(model, cls_std=0.02 if init == "deit" else 1e-6)
     for head in model.heads.values():
         assert isinstance(head, Head)
-        nn.init.constant_(head.linear.bias, head_bias)
+        if init != "pytorch" or head_bias:
+            nn.init.constant_(head.linear.bias, head_bias)
     return model
 
 

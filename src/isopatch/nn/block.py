@@ -11,7 +11,7 @@ from isopatch.nn.activations import Activation
 from isopatch.nn.channel_mixers import Mlp
 from isopatch.nn.checks import finite, positive, probability
 from isopatch.nn.layout import Grid
-from isopatch.nn.norms import layer_norm
+from isopatch.nn.norms import LAYER_NORM_EPS, layer_norm
 from isopatch.nn.relative_bias import RelativeBias
 from isopatch.nn.token_mixers import Attention
 
@@ -103,6 +103,7 @@ def attention_block(
     drop_path: float = 0.0,
     layer_scale: float | None = None,
     relative_bias: RelativeBias | None = None,
+    norm_eps: float = LAYER_NORM_EPS,
 ) -> TwoStepBlock:
     """Build the pre-norm transformer block of ViT and DeiT (Dosovitskiy et al. 2020, equations 2 and 3)."""
     positive(dim=dim)
@@ -116,6 +117,8 @@ def attention_block(
     )
     mlp = Mlp(dim, int(dim * mlp_ratio), activation=activation, dropout=dropout)
     return TwoStepBlock(
-        ResidualBranch(layer_norm(dim), attention, dim=dim, layer_scale=layer_scale, drop_path=drop_path),
-        ResidualBranch(layer_norm(dim), mlp, dim=dim, layer_scale=layer_scale, drop_path=drop_path),
+        ResidualBranch(
+            layer_norm(dim, norm_eps), attention, dim=dim, layer_scale=layer_scale, drop_path=drop_path
+        ),
+        ResidualBranch(layer_norm(dim, norm_eps), mlp, dim=dim, layer_scale=layer_scale, drop_path=drop_path),
     )

@@ -8,40 +8,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, overload
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from isopatch.nn.classifier import Classifier
+from isopatch.nn.classifier import Features as Features
 from isopatch.nn.layout import Grid, as_map
 from isopatch.nn.norms import frozen_statistics
 from isopatch.nn.position import join
 from isopatch.nn.prefix import PrefixTokens
 
 
-class Features(NamedTuple):
-    """What a model sees before its heads.
-
-    tokens: (B, P + N, C), prefix first, after the last block and, where it precedes pooling, the final norm.
-    grid: (rows, cols) of the patch tokens. map: the patch tokens as (B, C, rows, cols), a view.
-    """
-
-    tokens: Tensor
-    grid: Grid
-    map: Tensor
-
-
-class Isotropic(nn.Module):
+class Isotropic(Classifier):
     """An isotropic patch model made of built parts.
 
     stem: x -> (tokens, grid). prefix: batch size -> (B, P, C). position: (tokens, prefix, grid) -> tokens;
     it owns where the prefix is joined. blocks: each (tokens, grid) -> tokens. norm: any module over channels.
     pool: (tokens, norm) -> (tokens, features (B, H, C)); it owns where the norm is applied. heads: H modules,
     name -> features (B, C) to logits (B, K).
-
-    spec: what a checkpoint stores about the model (isopatch.models sets it).
-    activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
     def __init__(
@@ -65,33 +50,18 @@ class Isotropic(nn.Module):
         self.norm = norm
         self.pool = pool
         self.heads = nn.ModuleDict(heads)
-        self.spec: Any = None
-        self.activation_checkpointing = False
 
     @property
     def num_prefix(self) -> int:
         """How many prefix tokens stand before the patch tokens."""
         return 0 if self.prefix is None else self.prefix.num_tokens
 
-    @overload
-    def forward(self, x: Tensor, heads: Literal[False] = False) -> Tensor: ...
-
-    @overload
-    def forward(self, x: Tensor, heads: Literal[True]) -> dict[str, Tensor]: ...
-
-    def forward(self, x: Tensor, heads: bool = False) -> Tensor | dict[str, Tensor]:
-        """Classify pictures (B, C_in, H, W): logits (B, K), in training mode too.
-
-        heads: return every head's logits by name instead; otherwise several heads' logits are averaged.
-        Raises UsageError (a ValueError) for a picture size that the parts cannot take.
-        """
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return one feature per head, (B, H, C)."""
         tokens, _ = self._encode(x)
-        _, pooled = self.pool(tokens, self.norm)
-        logits = {name: head(pooled[:, index]) for index, (name, head) in enumerate(self.heads.items())}
-        if heads:
-            return logits
-        every = list(logits.values())
-        return every[0] if len(every) == 1 else torch.stack(every).mean(dim=0)
+        features: Tensor
+        _, features = self.pool(tokens, self.norm)
+        return features
 
     def features(self, x: Tensor) -> Features:
         """Return tokens, grid and feature map of pictures (B, C_in, H, W)."""

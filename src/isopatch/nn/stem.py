@@ -77,3 +77,29 @@ class PatchStem(nn.Module):
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
         x = self.norm(self.activation(x))
         return as_tokens(x), grid
+
+
+class NormedPatchStem(nn.Module):
+    """LayerNorm over a patch's pixels, a linear layer, LayerNorm over channels (lucidrains/vit-pytorch).
+
+    A patch is flattened rows first, its channels innermost.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int, *, norm_eps: float = 1e-5) -> None:
+        """Build both norms and the projection."""
+        super().__init__()
+        positive(in_channels=in_channels, dim=dim, patch_size=patch_size)
+        self.patch_size = patch_size
+        pixels = in_channels * patch_size**2
+        self.patch_norm = nn.LayerNorm(pixels, eps=norm_eps)
+        self.proj = nn.Linear(pixels, dim)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Return (tokens (B, N, C), grid). Raises UsageError for a size that the patch does not divide."""
+        grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size)
+        side = self.patch_size
+        batch, channels = x.shape[:2]
+        patches = x.reshape(batch, channels, grid[0], side, grid[1], side)
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return self.norm(self.proj(self.patch_norm(patches))), grid

@@ -53,7 +53,9 @@ class Attention(nn.Module):
         return result
 
 
-def same_depthwise(dim: int, kernel_size: int, *, num_prefix: int = 0) -> tuple[nn.Module, nn.Conv2d]:
+def same_depthwise(
+    dim: int, kernel_size: int, *, num_prefix: int = 0, bias: bool = True
+) -> tuple[nn.Module, nn.Conv2d]:
     """Build (padding, depthwise convolution) that together keep the size of the map.
 
     Padding is given as integers, never as "same", which FLOP counters and ONNX do not follow. An even kernel
@@ -67,4 +69,5 @@ def same_depthwise(dim: int, kernel_size: int, *, num_prefix: int = 0) -> tuple[
             f"use average pooling without class_token"
         )
     padding = nn.Identity() if kernel_size % 2 else nn.ZeroPad2d((0, 1, 0, 1))
-    return padding, nn.Conv2d(dim, dim, kernel_size, padding=(kernel_size - 1) // 2, groups=dim)
+    half = (kernel_size - 1) // 2
+    return padding, nn.Conv2d(dim, dim, kernel_size, padding=half, groups=dim, bias=bias)

@@ -198,6 +198,9 @@ class RunConfig(Node):
     model: ModelNode
     recipe: str | None = None
     weights: str | None = Field(None, description="start from these weights (a run, file or hub id)")
+    position_resize: Literal["deit", "timm", "hf", "jax"] = Field(
+        "deit", description="how positions of weights of another size are resized"
+    )
     data: DataConfig = DataConfig()
     input: InputConfig = InputConfig()
     augment: AugmentConfig = AugmentConfig()

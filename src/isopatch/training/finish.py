@@ -10,7 +10,7 @@ from isopatch.data.source import ImageSource
 from isopatch.errors import IsopatchError
 from isopatch.files import sha256_of
 from isopatch.models.save import save_model
-from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.classifier import Classifier
 from isopatch.training.ema import Ema
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import cpu_name
@@ -39,7 +39,7 @@ def validate(trainer: Trainer, folder: RunFolder, stop: StopRequest, progress: T
     """
     assert trainer.val is not None
     rows: list[dict[str, Any]] = []
-    candidates: list[tuple[Best, Isotropic]] = []
+    candidates: list[tuple[Best, Classifier]] = []
     for weights, model in _weight_sets(trainer):
         started = time.monotonic()
         try:
@@ -78,7 +78,7 @@ def keep_best(trainer: Trainer, folder: RunFolder) -> None:
         write_best(trainer, folder, trainer.model, None)
 
 
-def write_best(trainer: Trainer, folder: RunFolder, model: Isotropic, best: Best | None) -> None:
+def write_best(trainer: Trainer, folder: RunFolder, model: Classifier, best: Best | None) -> None:
     """Write `best/`, which loads alone, and swap it in with one rename."""
     version = f"{trainer.step:07d}-{time.time_ns()}"  # never the name of the folder `best` points to
     target = folder.path / f".best-{version}"
@@ -178,21 +178,21 @@ def summarise(trainer: Trainer, folder: RunFolder, final: dict[str, Any]) -> dic
     }
 
 
-def _weight_sets(trainer: Trainer) -> list[tuple[str, Isotropic]]:
+def _weight_sets(trainer: Trainer) -> list[tuple[str, Classifier]]:
     sets = [("model", trainer.model)]
     if trainer.ema is not None and trainer.ema.updates:
         sets.append(("ema", _averaged(trainer.ema)))
     return sets
 
 
-def _averaged(ema: Ema) -> Isotropic:
-    assert isinstance(ema.model, Isotropic)
+def _averaged(ema: Ema) -> Classifier:
+    assert isinstance(ema.model, Classifier)
     return ema.model
 
 
 def _evaluate(
     trainer: Trainer,
-    model: Isotropic,
+    model: Classifier,
     source: ImageSource,
     stop: StopRequest,
     *,

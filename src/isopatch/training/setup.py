@@ -18,7 +18,7 @@ from isopatch.errors import IsopatchError, UsageError
 from isopatch.models import spec as models
 from isopatch.models.describe import describe_spec
 from isopatch.models.load import load
-from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.classifier import Classifier
 from isopatch.training.checkpoint import Checkpoint
 from isopatch.training.config import RunConfig
 from isopatch.training.ema import Ema, restore_in_place
@@ -52,7 +52,7 @@ class Trainer:
     train: ImageSource
     val: ImageSource | None
     splits: DataSplits
-    model: Isotropic
+    model: Classifier
     optimizer: NamedOptimizer
     schedule: Schedule
     sampler: EpochSampler
@@ -142,7 +142,7 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
     )
 
 
-def _pretrained(config: RunConfig, spec: models.ModelSpec, overrides: dict[str, Any]) -> Isotropic:
+def _pretrained(config: RunConfig, spec: models.ModelSpec, overrides: dict[str, Any]) -> Classifier:
     """Start from `config.weights`, with the run's classes and size, and the input contract of the weights.
 
     overrides: fields of the contract that the configuration sets; they win.
@@ -156,6 +156,7 @@ def _pretrained(config: RunConfig, spec: models.ModelSpec, overrides: dict[str, 
         image_size=(spec.input.height, spec.input.width),
         arguments=arguments,
         class_names=spec.classes,
+        position_resize=config.position_resize,
     )
     model.spec = replace(model.spec, input=replace(model.spec.input, **overrides))
     return model

@@ -1,4 +1,4 @@
-"""Reading weights files without running anything in them: safetensors, or torch.load(weights_only=True)."""
+"""Reading weights files without running anything in them: safetensors, npz, torch.load(weights_only=True)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.formats.keymap import State
+from isopatch.models.formats.npz import read_npz
 from isopatch.models.formats.official import strip_wrappers, unwrap
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
@@ -27,8 +28,10 @@ def read_state(path: Path) -> tuple[State, list[str]]:
     """
     if path.suffix == ".safetensors":
         return strip_wrappers(read_safetensors(path)), []
+    if path.suffix == ".npz":
+        return read_npz(path), []
     if path.suffix not in TORCH_SUFFIXES:
-        known = ", ".join((".safetensors", *TORCH_SUFFIXES))
+        known = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
         raise UsageError(f"{path}: not a weights file isopatch reads ({known})")
     return unwrap(read_torch(path), where=str(path))
 

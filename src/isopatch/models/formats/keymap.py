@@ -16,8 +16,8 @@ Rules = Sequence[tuple[str, str]]
 def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
     """Rename keys by rules (theirs, ours); keys that no rule knows keep their name.
 
-    In a rule `{i}` stands for a number and a trailing `.*` for weight, bias or any other leaf; both sides
-    carry the same ones. Keys that stay unknown show up as unexpected in the comparison with the model.
+    In a rule `{i}` and `{j}` stand for numbers and a trailing `.*` for weight, bias or any other leaf; both
+    sides carry the same ones. Keys that stay unknown show up as unexpected in the comparison with the model.
     Raises IsopatchError when two keys would get one name.
     """
     compiled = [(_pattern(theirs), ours) for theirs, ours in rules]
@@ -28,7 +28,8 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> State:
             found = pattern.fullmatch(key)
             if found:
                 parts = found.groupdict(default="")
-                name = target.replace("{i}", parts.get("i", "")).replace("*", parts.get("leaf", ""))
+                name = target.replace("{i}", parts.get("i", "")).replace("{j}", parts.get("j", ""))
+                name = name.replace("*", parts.get("leaf", ""))
                 break
         if name in renamed:
             raise IsopatchError(f"two tensors of the file both mean {name} (one of them is {key})")
@@ -42,5 +43,7 @@ def reverse(rules: Rules) -> list[tuple[str, str]]:
 
 
 def _pattern(rule: str) -> re.Pattern[str]:
-    body = re.escape(rule).replace(re.escape("{i}"), r"(?P<i>\d+)").replace(re.escape("*"), r"(?P<leaf>\w+)")
+    body = re.escape(rule)
+    for mark, group in (("{i}", r"(?P<i>\d+)"), ("{j}", r"(?P<j>\d+)"), ("*", r"(?P<leaf>\w+)")):
+        body = body.replace(re.escape(mark), group)
     return re.compile(body)

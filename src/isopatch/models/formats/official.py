@@ -2,7 +2,8 @@
 
 DeiT keeps its weights under `model`, beside an `argparse.Namespace`; ConvMixer's releases and timm's training
 checkpoints under `state_dict`. DataParallel and torch.compile put prefixes before every name, FLOP counters
-leave tensors of their own. ConvMixer's `convmixer.py` is one Sequential, so its names are positions.
+leave tensors of their own. CIFAR ResNets are akamaster's. ConvMixer's `convmixer.py` is one Sequential: its
+names are positions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from isopatch.errors import IsopatchError
-from isopatch.models.formats.keymap import State
+from isopatch.models.formats.keymap import Rules, State
 
 CONTAINERS = ("model", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")
@@ -55,6 +56,19 @@ def strip_wrappers(state: State) -> State:
             break
         state = {key.removeprefix(shared): tensor for key, tensor in state.items()}
     return state
+
+
+CIFAR_RESNET: Rules = (
+    ("conv1.*", "stem.conv.*"),
+    ("bn1.*", "stem.norm.*"),
+    *(
+        (f"layer{stage}.{{i}}.{theirs}{n}.*", f"stages.{stage - 1}.{{i}}.{ours}{n}.*")
+        for stage in (1, 2, 3)
+        for theirs, ours in (("conv", "conv"), ("bn", "norm"))
+        for n in (1, 2)
+    ),
+    ("linear.*", "heads.cls.linear.*"),
+)
 
 
 def is_sequential_convmixer(state: Mapping[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""timm's names for the tensors of ViT, DeiT, DeiT III and ConvMixer (also those of DeiT's own files)."""
+"""timm's names for the tensors of every architecture (also those of DeiT's own files)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from isopatch.models.formats import timm_mlps
 from isopatch.models.formats.keymap import Rules, State, rename, reverse
 
 _BLOCK: Rules = (
@@ -36,6 +37,25 @@ _VIT: Rules = (
     ("blocks.{i}.gamma_2", "blocks.{i}.channel.scale"),
 )
 
+_STAGE = "patch_embed.backbone.stages.{i}.blocks.{j}."
+
+_HYBRID: Rules = (
+    ("patch_embed.backbone.stem.conv.*", "stem.root.conv.*"),
+    ("patch_embed.backbone.stem.norm.*", "stem.root.norm.*"),
+    *((f"{_STAGE}conv{n}.*", f"stem.stages.{{i}}.{{j}}.conv{n}.*") for n in (1, 2, 3)),
+    *((f"{_STAGE}norm{n}.*", f"stem.stages.{{i}}.{{j}}.norm{n}.*") for n in (1, 2, 3)),
+    (f"{_STAGE}downsample.conv.*", "stem.stages.{i}.{j}.downsample.conv.*"),
+    (f"{_STAGE}downsample.norm.*", "stem.stages.{i}.{j}.downsample.norm.*"),
+    *_VIT,
+)
+
+# R+Ti/16 has the root alone, and timm then leaves one level out of its name.
+_ROOT_ALONE: Rules = (
+    ("patch_embed.backbone.conv.*", "stem.root.conv.*"),
+    ("patch_embed.backbone.norm.*", "stem.root.norm.*"),
+    *_VIT,
+)
+
 _CONVMIXER: Rules = (
     ("stem.0.*", "stem.proj.*"),
     ("stem.2.*", "stem.norm.*"),
@@ -46,12 +66,22 @@ _CONVMIXER: Rules = (
     ("head.*", "heads.cls.linear.*"),
 )
 
-_RULES = {"vit": _VIT, "deit": _VIT, "deit3": _VIT, "convmixer": _CONVMIXER}
+_RULES = {
+    "vit": _VIT,
+    "deit": _VIT,
+    "deit3": _VIT,
+    "hybrid": _HYBRID,
+    "convmixer": _CONVMIXER,
+    "mlp_mixer": timm_mlps.MIXER,
+    "resmlp": timm_mlps.RESMLP,
+    "gmlp": timm_mlps.GMLP,
+}
 
 
 def to_isopatch(state: Mapping[str, Tensor], architecture: str) -> State:
-    """Rename timm's state dict of one architecture (`vit`, `deit`, `deit3`, `convmixer`) to ours."""
-    return rename(state, _RULES[architecture])
+    """Rename timm's state dict of one architecture (`vit`, `mlp_mixer`, ...) to ours."""
+    renamed = rename(state, _rules(state, architecture))
+    return timm_mlps.affine_flat(renamed) if architecture == "resmlp" else renamed
 
 
 def from_isopatch(state: Mapping[str, Tensor], architecture: str, *, norm_after_pool: bool = False) -> State:
@@ -59,7 +89,15 @@ def from_isopatch(state: Mapping[str, Tensor], architecture: str, *, norm_after_
 
     norm_after_pool: the final norm is timm's `fc_norm` (average, then norm) instead of `norm`.
     """
-    rules = list(_RULES[architecture])
+    rules = list(_rules(state, architecture))
     if norm_after_pool:
         rules = [rule for rule in rules if rule[0] != "norm.*"]
-    return rename(state, reverse(rules))
+    renamed = rename(state, reverse(rules))
+    return timm_mlps.affine_timm(renamed) if architecture == "resmlp" else renamed
+
+
+def _rules(state: Mapping[str, Tensor], architecture: str) -> Rules:
+    """The rules of an architecture, for a state in either naming."""
+    if architecture == "hybrid" and not any(".stages." in key for key in state):
+        return _ROOT_ALONE
+    return _RULES[architecture]

@@ -1,0 +1,1 @@
+"""Tables of published sizes, one file per kind of architecture; `models.table` puts them together."""

@@ -1,0 +1,65 @@
+"""What training, evaluation, prediction and loading ask of a model, isotropic or not."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from isopatch.nn.layout import Grid
+
+
+class Features(NamedTuple):
+    """What a model sees before its heads.
+
+    tokens: (B, P + N, C), prefix first, after the last block and, where it precedes pooling, the final norm.
+    grid: (rows, cols) of the patch tokens. map: the patch tokens as (B, C, rows, cols), a view.
+    """
+
+    tokens: Tensor
+    grid: Grid
+    map: Tensor
+
+
+class Classifier(nn.Module):
+    """A model with named heads: pictures (B, C_in, H, W) -> logits (B, K) per head.
+
+    heads: name -> features (B, C) to logits (B, K). spec: what a checkpoint stores about the model
+    (isopatch.models sets it). activation_checkpointing: recompute blocks in the backward pass.
+    """
+
+    heads: nn.ModuleDict
+
+    def __init__(self) -> None:
+        """Subclasses register their parts, the heads last: state dicts read from stem to heads."""
+        super().__init__()
+        self.spec: Any = None
+        self.activation_checkpointing = False
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return one feature per head, (B, H, C)."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Features:
+        """Return tokens, grid and feature map of pictures (B, C_in, H, W)."""
+        raise NotImplementedError
+
+    @overload
+    def forward(self, x: Tensor, heads: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def forward(self, x: Tensor, heads: Literal[True]) -> dict[str, Tensor]: ...
+
+    def forward(self, x: Tensor, heads: bool = False) -> Tensor | dict[str, Tensor]:
+        """Classify pictures (B, C_in, H, W): logits (B, K), in training mode too.
+
+        heads: return every head's logits by name instead; otherwise several heads' logits are averaged.
+        Raises UsageError (a ValueError) for a picture size that the parts cannot take.
+        """
+        pooled = self.pooled(x)
+        logits = {name: head(pooled[:, index]) for index, (name, head) in enumerate(self.heads.items())}
+        if heads:
+            return logits
+        every = list(logits.values())
+        return every[0] if len(every) == 1 else torch.stack(every).mean(dim=0)
