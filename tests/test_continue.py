@@ -115,6 +115,12 @@ def test_weights_of_ours_under_another_name_are_refused(train: Command, stopped:
     assert code == 2 and "run holds convmixer" in errors and len(errors.splitlines()) == 1
 
 
+def pets(*, epochs: int) -> list[str]:
+    """The options of a training on the folder `pets`, into `run`."""
+    text = f"--recipe small --data pets --batch_size 4 --epochs {epochs} --threads 1 --out run"
+    return [*TINY, *text.split()]
+
+
 def _pictures(folder: Path) -> None:
     for split, count in (("train", 6), ("test", 2)):
         for number, name in enumerate(("cat", "dog")):
@@ -128,20 +134,8 @@ def test_an_unreadable_test_picture_is_found_before_the_first_step(train: Comman
     _pictures(tmp_path / "pets")
     broken = tmp_path / "pets" / "test" / "dog" / "1.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    start = [
-        *TINY,
-        "--recipe",
-        "small",
-        "--data",
-        "pets",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--out",
-        "run",
-    ]
-    start += ["--data.val_fraction", "0", "--threads", "1"]
+    start = pets(epochs=1)
+    start += ["--data.val_fraction", "0"]
     code, _, errors = train(*start)
     assert code == 1 and "test: 1 of 4 pictures cannot be read" in errors and "--bad skip" in errors
     assert "1.png" in errors and not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -218,20 +212,8 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(
     train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _pictures(tmp_path / "pets")
-    start = [
-        *TINY,
-        "--recipe",
-        "small",
-        "--data",
-        "pets",
-        "--batch_size",
-        "4",
-        "--epochs",
-        "2",
-        "--out",
-        "run",
-    ]
-    start += ["--data.val_fraction", "0", "--threads", "1"]
+    start = pets(epochs=2)
+    start += ["--data.val_fraction", "0"]
     assert train(*start, "--max-minutes", "1e-9")[0] == 75
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -240,7 +222,8 @@ def test_a_run_goes_on_from_another_folder_and_with_moved_data(
     code, document, errors = train("--resume", "../run", "--data", "../animals")
     assert (code, document["state"]) == (0, "finished") and "resuming at step 2 of 6" in errors
     (tmp_path / "animals" / "train" / "cat" / "0.png").unlink()
-    assert train(*start[:-6], "--out", "../other", "--data", "../animals", "--max-minutes", "1e-9")[0] == 75
+    other = [*start, "--out", "../other", "--data", "../animals"]
+    assert train(*other, "--max-minutes", "1e-9")[0] == 75
     (tmp_path / "animals" / "train" / "cat" / "1.png").unlink()
     code, _, errors = train("--resume", "../other")
     assert code == 2 and "changed since the run started" in errors
@@ -255,20 +238,8 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
             Image.new("RGB", (8, 8), (100 * number + index, 50, 50)).save(
                 tmp_path / f"pets/{name}/{index}.png"
             )
-    start = [
-        *TINY,
-        "--recipe",
-        "small",
-        "--data",
-        "pets",
-        "--batch_size",
-        "4",
-        "--epochs",
-        "1",
-        "--out",
-        "run",
-    ]
-    assert train(*start, "--data.split_seed", "5", "--threads", "1")[0] == 0
+    start = pets(epochs=1)
+    assert train(*start, "--data.split_seed", "5")[0] == 0
     used = open_data(tmp_path / "pets", split_seed=5)
     assert used.test is not None
     expected = {Path(used.test.name(i)).name for i in range(len(used.test))}
@@ -329,20 +300,8 @@ def test_pictures_replaced_by_others_of_the_same_size_are_noticed(
         (tmp_path / "pets" / "train" / name).mkdir(parents=True)
         for index in range(6):
             Image.new("RGB", (8, 8), (100 * number, 9, 9)).save(tmp_path / f"pets/train/{name}/{index}.bmp")
-    start = [
-        *TINY,
-        "--recipe",
-        "small",
-        "--data",
-        "pets",
-        "--batch_size",
-        "4",
-        "--epochs",
-        "2",
-        "--out",
-        "run",
-    ]
-    start += ["--data.val_fraction", "0", "--threads", "1", "--data.memory_limit_mb", limit]
+    start = pets(epochs=2)
+    start += ["--data.val_fraction", "0", "--data.memory_limit_mb", limit]
     assert train(*start, "--max-minutes", "1e-9")[0] == 75
     assert train("--resume", "run", "--max-minutes", "1e-9")[0] == 75
     assert "written anew" not in caplog.text  # control
@@ -356,19 +315,7 @@ def test_pictures_replaced_by_others_of_the_same_size_are_noticed(
 def test_an_unreadable_training_picture_says_what_to_do(train: Command, tmp_path: Path) -> None:
     _pictures(tmp_path / "pets")
     (tmp_path / "pets" / "train" / "cat" / "0.png").write_bytes(b"")
-    start = [
-        *TINY,
-        "--recipe",
-        "small",
-        "--data",
-        "pets",
-        "--epochs",
-        "1",
-        "--batch_size",
-        "4",
-        "--out",
-        "run",
-    ]
+    start = pets(epochs=1)
     for limit in ("100", "0"):
         code, _, errors = train(*start, "--data.memory_limit_mb", limit, "--data.val_fraction", "0")
         assert code == 1 and "0.png: empty file" in errors and "--bad skip" in errors
