@@ -3,7 +3,7 @@
 Every candidate is trained on 80 % of the 1,438 training pictures and evaluated on the other 20 %, for three
 cuts; the test split is not looked at. Of the candidates within the time, the one with the highest mean of its
 last validation accuracies is chosen.
-Claim: the settings in isopatch.demo are the chosen ones.
+Claim: the settings of isopatch.demo are the chosen ones, as far as the search changes them.
 Hardware: 2 CPU cores. Time: about 20 minutes.
 Command: python -m benchmarks.accuracy.demo_choice [--n 3]
 """
@@ -19,7 +19,11 @@ from benchmarks.common import parser, record, spread, workspace
 
 SECONDS = 35.0  # of training, for each of the two models: the demo has 90 for everything
 
-# Settings beside those of isopatch.demo; the first candidate of each family is the demo's own.
+# What the search begins with, and what it tries in its place.
+START: dict[str, dict[str, str]] = {
+    "vit": {"model.init": "jax"},
+    "convmixer": {"model.kernel_size": "3"},
+}
 CANDIDATES: dict[str, list[dict[str, str]]] = {
     "vit": [
         {},
@@ -43,6 +47,8 @@ CANDIDATES: dict[str, list[dict[str, str]]] = {
 
 def main() -> int:
     """Train every candidate on every cut and record which one wins."""
+    from isopatch.demo import DEMO_RUNS
+
     arguments = parser(__doc__, n=3).parse_args()
     started = time.monotonic()
     families: dict[str, Any] = {}
@@ -50,12 +56,13 @@ def main() -> int:
         for family, candidates in CANDIDATES.items():
             families[family] = [_tried(family, changes, arguments, folder) for changes in candidates]
     chosen = {family: _best(rows) for family, rows in families.items()}
+    settings = {family: {**START[family], **row["changes"]} for family, row in chosen.items()}
     return record(
         "demo_choice",
         claim="The demo's settings are the best of those tried, on validation cuts of its training split",
         measured=", ".join(f"{family} {row['val_top1']['mean']:.2%}" for family, row in chosen.items()),
         figure={family: {"changes": row["changes"], **row["val_top1"]} for family, row in chosen.items()},
-        passed=all(row["changes"] == {} for row in chosen.values()),
+        passed=all(own.items() <= DEMO_RUNS[family].items() for family, own in settings.items()),
         n=arguments.n,
         seed=arguments.seed,
         started=started,
@@ -73,7 +80,7 @@ def _tried(family: str, changes: dict[str, str], arguments: Any, folder: Path) -
     accuracies, seconds = [], []
     for cut in range(arguments.seed, arguments.seed + arguments.n):
         cutting = {"data.val_fraction": "0.2", "data.split_seed": str(cut), "eval.every_epochs": "1000"}
-        config = demo_config(family, seed=cut, changes={**changes, **cutting})
+        config = demo_config(family, seed=cut, changes={**START[family], **changes, **cutting})
         result = train(config, out=folder / "run", overwrite=True, quiet=True)
         accuracies.append(result.summary["final"]["val"]["top1"])
         seconds.append(result.summary["seconds"])

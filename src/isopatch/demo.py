@@ -27,7 +27,7 @@ DEMO_RUNS = {
     "convmixer": {
         "model.dim": "64",
         "model.depth": "4",
-        "model.kernel_size": "3",
+        "model.kernel_size": "5",
         "model.patch_size": "1",
         "optimizer.lr": "1e-2",
         "epochs": "16",
@@ -41,7 +41,7 @@ DEMO_RUNS = {
         "model.pool": "norm-mean",
         "model.class_token": "false",
         "model.position": "sincos-2d",
-        "model.init": "jax",
+        "model.init": "timm",
         "optimizer.lr": "4e-3",
         "epochs": "80",
     },

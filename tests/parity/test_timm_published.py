@@ -83,7 +83,9 @@ def reference_of(name: str, dtype: torch.dtype) -> tuple[nn.Module, torch.memory
                 # Norms, biases, layer scales and BatchNorm statistics start at 0, 1 or 1e-6: spread them.
                 centre = 0.0 if key.endswith(("bias", "running_mean")) else 1.0
                 buffer.copy_(centre + 0.1 * torch.rand_like(buffer))
-    convolutional = resolve(name).architecture == "convmixer"
+            elif buffer.is_floating_point() and not bool(buffer.any()):
+                buffer.normal_(std=0.02)  # classifiers that start at 0 would hide everything before them
+    convolutional = resolve(name).architecture in ("convmixer", "hybrid")
     layout = torch.channels_last if convolutional else torch.contiguous_format
     return reference.to(memory_format=layout), layout
 
@@ -108,5 +110,6 @@ def run(model: nn.Module, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def differences(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> dict[str, float]:
     """Largest absolute difference over the largest value."""
+    assert all(bool(b.abs().max() > 0) for b in theirs), "nothing to compare with"
     pairs = zip(("logits", "input gradient"), ours, theirs, strict=True)
     return {key: float((a - b).abs().max() / b.abs().max()) for key, a, b in pairs}
