@@ -83,6 +83,8 @@ def reference_of(name: str, dtype: torch.dtype) -> tuple[nn.Module, torch.memory
                 # Norms, biases, layer scales and BatchNorm statistics start at 0, 1 or 1e-6: spread them.
                 centre = 0.0 if key.endswith(("bias", "running_mean")) else 1.0
                 buffer.copy_(centre + 0.1 * torch.rand_like(buffer))
+                if key.endswith((".ls1", ".ls2")):  # ResMLP has no norm: branches of full size would amplify
+                    buffer.mul_(0.1)  # rounding from block to block
             elif buffer.is_floating_point() and not bool(buffer.any()):
                 buffer.normal_(std=0.02)  # classifiers that start at 0 would hide everything before them
     convolutional = resolve(name).architecture in ("convmixer", "hybrid")
