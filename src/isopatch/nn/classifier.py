@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -22,7 +23,7 @@ class Features(NamedTuple):
     map: Tensor
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """A model with named heads: pictures (B, C_in, H, W) -> logits (B, K) per head.
 
     heads: name -> features (B, C) to logits (B, K). spec: what a checkpoint stores about the model
@@ -37,13 +38,13 @@ class Classifier(nn.Module):
         self.spec: Any = None
         self.activation_checkpointing = False
 
+    @abstractmethod
     def pooled(self, x: Tensor) -> Tensor:
         """Return one feature per head, (B, H, C)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, x: Tensor) -> Features:
         """Return tokens, grid and feature map of pictures (B, C_in, H, W)."""
-        raise NotImplementedError
 
     @overload
     def forward(self, x: Tensor, heads: Literal[False] = False) -> Tensor: ...
