@@ -76,6 +76,24 @@ def test_features(kind: str) -> None:
     torch.testing.assert_close(feature_map[:, :, 0, 0], tokens[:, PREFIX[kind]])
 
 
+def test_features_at_every_depth(kind: str) -> None:
+    model = make(kind).eval()
+    x = torch.randn(3, 3, 8, 12)
+    stem, *blocks = model.features_by_depth(x)
+    assert len(blocks) == 2
+    torch.testing.assert_close(model.features(x, depth=0), stem)
+    for index, block in enumerate(model.blocks):
+        expected = block(model.features(x, depth=index).tokens, (2, 3))
+        found = model.features(x, depth=index + 1)
+        torch.testing.assert_close(found.tokens, expected)
+        torch.testing.assert_close(found.map, blocks[index].map)
+    torch.testing.assert_close(model.pool(blocks[-1].tokens, model.norm)[0], model.features(x).tokens)
+    with pytest.raises(UsageError, match="depth 3"):
+        model.features(x, depth=3)
+    with pytest.raises(UsageError, match="depth -1"):
+        model.features(x, depth=-1)
+
+
 def test_names_of_tensors_start_with_the_parts(kind: str) -> None:
     parts = {name.split(".")[0] for name in make(kind).state_dict()}
     assert parts <= {"stem", "prefix", "position", "blocks", "norm", "heads"}

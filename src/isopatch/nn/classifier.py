@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 
+from isopatch.errors import UsageError
 from isopatch.nn.layout import Grid
 
 
 class Features(NamedTuple):
-    """What a model sees before its heads.
+    """What a model sees before its heads, or at some depth.
 
-    tokens: (B, P + N, C), prefix first, after the last block and, where it precedes pooling, the final norm.
-    grid: (rows, cols) of the patch tokens. map: the patch tokens as (B, C, rows, cols), a view.
+    tokens: (B, P + N, C), prefix first. grid: (rows, cols) of the patch tokens. map: the patch tokens as
+    (B, C, rows, cols), a view.
     """
 
     tokens: Tensor
@@ -43,8 +46,31 @@ class Classifier(nn.Module, ABC):
         """Return one feature per head, (B, H, C)."""
 
     @abstractmethod
-    def features(self, x: Tensor) -> Features:
-        """Return tokens, grid and feature map of pictures (B, C_in, H, W)."""
+    def final_features(self, x: Tensor) -> Features:
+        """Return what leaves the last block and, where it precedes pooling, the final norm."""
+
+    @abstractmethod
+    def features_by_depth(self, x: Tensor) -> Iterator[Features]:
+        """Yield what leaves the stem (depth 0, positions added) and each block (1, 2, ...), without the norm.
+
+        A depth that nobody asks for is not computed.
+        """
+
+    def features(self, x: Tensor, depth: int | None = None) -> Features:
+        """Return tokens, grid and feature map of pictures (B, C_in, H, W).
+
+        depth: after how many blocks, without the final norm; 0 is the stem. None: what the heads' pool reads,
+        after all blocks and, where it precedes pooling, the final norm. Raises UsageError for a depth that
+        the model does not have.
+        """
+        if depth is None:
+            return self.final_features(x)
+        if depth < 0:
+            raise UsageError(f"depth {depth}: 0 is the stem, 1 the first block; leave it out for the end")
+        found = next(islice(self.features_by_depth(x), depth, None), None)
+        if found is None:
+            raise UsageError(f"depth {depth}: the model has fewer blocks")
+        return found
 
     @overload
     def forward(self, x: Tensor, heads: Literal[False] = False) -> Tensor: ...

@@ -7,7 +7,7 @@ their order and their names, and has no option about mixing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -63,19 +63,34 @@ class Isotropic(Classifier):
         _, features = self.pool(tokens, self.norm)
         return features
 
-    def features(self, x: Tensor) -> Features:
-        """Return tokens, grid and feature map of pictures (B, C_in, H, W)."""
+    def final_features(self, x: Tensor) -> Features:
+        """Return what leaves the last block and, where it precedes pooling, the final norm."""
         tokens, grid = self._encode(x)
         tokens, _ = self.pool(tokens, self.norm)
+        return self._features(tokens, grid)
+
+    def features_by_depth(self, x: Tensor) -> Iterator[Features]:
+        """Yield what leaves the stem with prefix and positions, then each block."""
+        tokens, grid = self._embed(x)
+        yield self._features(tokens, grid)
+        for block in self.blocks:
+            tokens = block(tokens, grid)
+            yield self._features(tokens, grid)
+
+    def _features(self, tokens: Tensor, grid: Grid) -> Features:
         return Features(tokens, grid, as_map(tokens[:, self.num_prefix :], grid))
 
-    def _encode(self, x: Tensor) -> tuple[Tensor, Grid]:
-        """Run stem, positions and blocks."""
+    def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Run the stem; join prefix and positions."""
         tokens: Tensor
         grid: Grid
         tokens, grid = self.stem(x)
         prefix = None if self.prefix is None else self.prefix(tokens.shape[0])
-        tokens = join(tokens, prefix) if self.position is None else self.position(tokens, prefix, grid)
+        return join(tokens, prefix) if self.position is None else self.position(tokens, prefix, grid), grid
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Run stem, positions and blocks."""
+        tokens, grid = self._embed(x)
         recompute = self.activation_checkpointing and self.training
         for block in self.blocks:
             tokens = _checkpointed(block, tokens, grid) if recompute else block(tokens, grid)

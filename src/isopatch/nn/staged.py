@@ -6,7 +6,7 @@ of a run of blocks) belongs to the isotropic skeleton.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -17,14 +17,15 @@ from isopatch.nn.layout import as_tokens
 class Staged(Classifier):
     """Maps (B, C, rows, cols) from stage to stage, then the mean of the last one.
 
-    stem, stages, norm: map -> map.
+    stem, norm: map -> map. stages: each a sequence of blocks map -> map; a step to a lower resolution belongs
+    to a block or is one.
     """
 
     def __init__(
         self,
         *,
         stem: nn.Module,
-        stages: Sequence[nn.Module],
+        stages: Sequence[nn.Sequential],
         norm: nn.Module,
         heads: Mapping[str, nn.Module],
     ) -> None:
@@ -39,10 +40,19 @@ class Staged(Classifier):
         """Return the mean of the last map, (B, 1, C)."""
         return self._encode(x).mean(dim=(2, 3)).unsqueeze(1)
 
-    def features(self, x: Tensor) -> Features:
-        """Return the last map, also as tokens."""
-        last = self._encode(x)
-        return Features(as_tokens(last), (last.shape[2], last.shape[3]), last)
+    def final_features(self, x: Tensor) -> Features:
+        """Return the last map, after the norm, also as tokens."""
+        return _features(self._encode(x))
+
+    def features_by_depth(self, x: Tensor) -> Iterator[Features]:
+        """Yield what leaves the stem, then each block of each stage: resolution and channels change."""
+        x = self.stem(x)
+        yield _features(x)
+        for stage in self.stages:
+            assert isinstance(stage, nn.Sequential)
+            for block in stage:
+                x = block(x)
+                yield _features(x)
 
     def _encode(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -50,3 +60,7 @@ class Staged(Classifier):
             x = stage(x)
         encoded: Tensor = self.norm(x)
         return encoded
+
+
+def _features(feature_map: Tensor) -> Features:
+    return Features(as_tokens(feature_map), (feature_map.shape[2], feature_map.shape[3]), feature_map)
