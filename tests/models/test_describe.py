@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +12,12 @@ from torch import nn
 from isopatch.errors import UsageError
 from isopatch.models.describe import describe
 from isopatch.models.memory import backward_bytes, forward_bytes
+from isopatch.models.published import parity_of
 from isopatch.models.render import render_list, render_show
+from isopatch.models.table import MODELS
 
 SMALL = {"dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "num_classes": 5}
+POOLED = {"dim": 8, "depth": 1, "patch_size": 4, "image_size": 8}
 
 
 def test_keys_and_values() -> None:
@@ -50,6 +56,28 @@ def test_attention_and_depthwise_products_are_counted() -> None:
         arguments={"dim": 8, "depth": 3, "kernel_size": 4, "patch_size": 4, "num_classes": 5},
     )
     assert conv["macs"] == 64 * (8 * 3 * 16 + 3 * 8 * (16 + 8)) + 8 * 5
+
+
+def test_checkpoints_and_parity() -> None:
+    facts = describe("vit_base")
+    ids = [checkpoint["id"] for checkpoint in facts["checkpoints"]]
+    assert "timm/vit_base_patch16_224.augreg_in21k_ft_in1k" in ids
+    assert "hf-hub:google/vit-base-patch16-224" in ids
+    text = render_show(facts)
+    assert "timm/vit_base_patch16_224.augreg_in21k (21,843 classes)" in text
+    assert "timm/vit_base_patch16_224.mae (no classifier, cc-by-nc-4.0)" in text
+    assert "float64" in facts["parity"]
+    assert describe("metaformer", arguments=POOLED)["checkpoints"] == []
+
+
+def test_every_name_says_what_it_was_compared_with() -> None:
+    assert all(parity_of(name) for name in MODELS)
+
+
+def test_published_weights_are_those_timm_lists() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "tools/make_published.py", "--check"], cwd=root, check=False)
+    assert done.returncode == 0, "run tools/make_published.py"
 
 
 def test_problems_are_usage_errors() -> None:

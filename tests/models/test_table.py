@@ -72,6 +72,31 @@ def test_counts_equal_the_reference_file() -> None:
             assert count(name, image_size=224) == (known["params_at_224"], known["macs_224"]), name
 
 
+def test_sizes_of_the_official_vit_repository() -> None:
+    """google-research/vision_transformer, models_test.py: its 17 models, 1000 classes, 224 x 224."""
+    official = {
+        "vit_tiny_patch16_224": 5_717_416,
+        "vit_small_patch32_224": 22_878_952,
+        "vit_small_patch16_224": 22_050_664,
+        "vit_base_patch32_224": 88_224_232,
+        "vit_base_patch16_224": 86_567_656,
+        "vit_base_patch8_224": 86_576_872,
+        "vit_large_patch32_224": 306_535_400,
+        "vit_large_patch16_224": 304_326_632,
+        "vit_huge_patch14_224": 632_045_800,
+        "vit_base_patch16_gap_224": 86_566_120,
+        "vit_tiny_r_s16_p8_224": 6_337_704,
+        "vit_small_r26_s32_224": 36_431_912,
+        "vit_base_r50_s16_224": 98_659_112,
+        "vit_large_r50_s32_224": 328_994_856,
+        "mixer_b16_224": 59_880_472,
+        "mixer_b32_224": 60_293_428,
+        "mixer_l16_224": 208_196_168,
+    }
+    assert len(official) == 17
+    assert {name: count(name)[0] for name in official} == official
+
+
 def test_resmlps_that_timm_lacks_equal_the_reference_file() -> None:
     known = reference()["non_timm_224"]
     labels = {"ResMLP-B24/16": "resmlp_big_24_patch16_224", "ResMLP-S12/14": "resmlp_12_patch14_224"}

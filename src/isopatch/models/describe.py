@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from isopatch.models.memory import backward_bytes, forward_bytes
+from isopatch.models.published import checkpoints_of, parity_of
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.models.table import aliases_of
 
@@ -33,8 +34,8 @@ def describe(
 
     image_size: None keeps the model's own. arguments: overrides of the architecture's arguments.
     Keys: name, aliases, architecture, arguments, parameters, macs, flops, tokens, grid, image_size,
-    weight_bytes, forward_memory_bytes, backward_memory_bytes (one picture, float32), input, accuracy and
-    sources.
+    weight_bytes, forward_memory_bytes, backward_memory_bytes (one picture, float32), input, accuracy,
+    checkpoints (published weights: id, num_classes, licence), parity (what it was compared with) and sources.
     Raises UsageError for unknown names and arguments that do not fit.
     """
     given = dict(arguments or {})
@@ -76,5 +77,7 @@ def describe_spec(spec: ModelSpec) -> dict[str, Any]:
         "backward_memory_bytes": kept,
         "input": spec.input.to_json(),
         "accuracy": [accuracy._asdict() for accuracy in entry.accuracy],
+        "checkpoints": [checkpoint._asdict() for checkpoint in checkpoints_of(entry.name)],
+        "parity": parity_of(entry.name),
         "sources": {"size": entry.source, "parameters_macs_flops": HOW_COUNTED, "memory": HOW_MEMORY},
     }

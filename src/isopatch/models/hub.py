@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ def download(hub_id: str) -> tuple[Path, dict[str, Any]]:
     """
     repository, _, revision = hub_id.partition("@")
     config = read_config(_fetch(repository, CONFIG, revision or None))
+    if "model_type" in config:  # transformers says beside it how pictures are prepared
+        with suppress(IsopatchError):
+            _fetch(repository, "preprocessor_config.json", revision or None)
     try:
         return _fetch(repository, "model.safetensors", revision or None), config
     except IsopatchError as safe:

@@ -95,6 +95,8 @@ def render_show(facts: Mapping[str, Any]) -> str:
             f"centre crop {contract['crop_fraction']:g}, mean {contract['mean']}, std {contract['std']}",
         ),
         *(("top-1", f"{entry['top1']:.2f} %: {entry['source']}") for entry in facts["accuracy"]),
+        *(("weights at", checkpoint_line(checkpoint)) for checkpoint in facts["checkpoints"]),
+        ("compared with", facts["parity"]),
         ("size from", facts["sources"]["size"]),
         ("counts", facts["sources"]["parameters_macs_flops"]),
         ("memory", facts["sources"]["memory"]),
@@ -110,6 +112,15 @@ def render_show(facts: Mapping[str, Any]) -> str:
         )
         for label, value in lines
     )
+
+
+def checkpoint_line(checkpoint: Mapping[str, Any]) -> str:
+    """Published weights in words: what `isopatch.load` takes, and what is not as one would expect."""
+    classes = checkpoint["num_classes"]
+    said = [] if classes == 1000 else [f"{classes:,} classes" if classes else "no classifier"]
+    if checkpoint["licence"] not in ("apache-2.0", "mit"):
+        said.append(checkpoint["licence"] or "licence not stated")
+    return str(checkpoint["id"]) + (f" ({', '.join(said)})" if said else "")
 
 
 def megabytes(size: int) -> str:
