@@ -14,7 +14,7 @@ from isopatch.models.table import resolve
 
 
 class Checkpoint(NamedTuple):
-    """Published weights: what `isopatch.load` takes, number of classes (0: no classifier), licence if stated."""
+    """Published weights: what `isopatch.load` takes, classes (0: no classifier), licence if stated."""
 
     id: str
     num_classes: int
