@@ -54,7 +54,7 @@ def main() -> int:
     control = with_other_statistics(20)
     return record(
         "cifar_resnets",
-        claim="Published CIFAR ResNet-20, 32, 44, 56 on all 10,000 test images: 91.73, 92.63, 93.10, 93.39 %, "
+        claim="Published CIFAR ResNet-20, 32, 44, 56 on all 10,000 test images: 91.73, 92.63, 93.10, 93.39%, "
         "to the digit",
         measured=", ".join(f"{count / 100:.2f}%" for count in found.values()),
         figure={str(depth): count for depth, count in found.items()},
