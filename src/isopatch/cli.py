@@ -95,6 +95,7 @@ def _configuration(arguments: argparse.Namespace) -> RunConfig:
     notes: list[str] = []
     flags = {key: getattr(arguments, key) for key in ("weights", "seed", "epochs", "threads")}
     flags["data.bad"] = arguments.bad
+    flags["distill.teacher"] = arguments.teacher
     run = _run_to_continue(arguments)
     config = resolve(
         model=arguments.model,
@@ -174,7 +175,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _continues_as_it_was(arguments: argparse.Namespace) -> bool:
     """Whether the command names a run that exists and says nothing about its configuration."""
-    asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "threads", "bad")
+    asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "threads", "bad", "teacher")
     if arguments.resume is None or arguments.settings or any(getattr(arguments, key) for key in asked):
         return False
     return arguments.resume != "auto" or _run_to_continue(arguments) is not None

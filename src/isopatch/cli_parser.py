@@ -202,6 +202,9 @@ def _add_configuration(parser: Parser) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="default small; finetune with --weights")
     parser.add_argument("--config", metavar="FILE", help="settings in YAML, e.g. a run's config.yaml")
     parser.add_argument("--weights", metavar="SOURCE", help="start from a run, a weights file or a hub id")
+    parser.add_argument(
+        "--teacher", metavar="SOURCE", help="distil from a run, NAME=FILE, timm:NAME, or auto (trains one)"
+    )
     parser.add_argument("--seed", metavar="N", help="of initialisation and drop path; default 0")
     parser.add_argument("--epochs", metavar="N")
     parser.add_argument("--threads", metavar="N", help="CPU threads; default all cores, one for tiny models")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,7 +109,7 @@ def test_control_without_the_samplers_position_the_bits_differ(splits, tmp_path,
             position = self._steps
             self._steps = range(0, len(position))
             for batch, step in zip(super().__iter__(), position, strict=True):
-                yield type(batch)(batch.images, batch.labels, batch.indices, batch.epoch, step)
+                yield replace(batch, step=step, view=step)
 
     settings = CASES["convmixer, accumulation"]
     run(settings, splits, tmp_path / "whole")

@@ -28,7 +28,8 @@ class TrainBatch:
     """All samples of one optimiser step on this rank.
 
     images: (B, 3, H, W) float32. labels, indices: (B,) int64; indices into the source. step: counted over
-    the whole run, from 0.
+    the whole run, from 0. view: the step whose pictures these are, another one where views repeat; whatever
+    else is drawn for the pictures (mixing) is drawn for it.
     """
 
     images: Tensor
@@ -36,6 +37,7 @@ class TrainBatch:
     indices: Tensor
     epoch: int
     step: int
+    view: int
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ class TrainLoader:
         self.close()
         self._images = load_in_order(self._load, self._steps, workers=self._workers)
         for step, images in zip(self._steps, self._images, strict=True):
-            epoch, batch = self._load.samples(step)
+            _, batch = self._load.samples(step)
             yield TrainBatch(
                 images=images,
                 labels=torch.from_numpy(self._load.source.labels[batch.indices]),
                 indices=torch.from_numpy(batch.indices),
-                epoch=epoch,
+                epoch=step // self._load.sampler.steps_per_epoch,
                 step=step,
+                view=self._load.sampler.view(step),
             )
 
     def close(self) -> None:
@@ -146,7 +149,8 @@ class _TrainLoad:
     data_seed: int
 
     def samples(self, step: int) -> tuple[int, BatchIndices]:
-        epoch, step_of_epoch = divmod(step, self.sampler.steps_per_epoch)
+        """The epoch that the pictures of a step are seen in, and the pictures."""
+        epoch, step_of_epoch = divmod(self.sampler.view(step), self.sampler.steps_per_epoch)
         return epoch, self.sampler.batch(epoch, step_of_epoch)
 
     def __call__(self, step: int) -> Tensor:

@@ -36,6 +36,7 @@ class EpochSampler:
     repeats: repeated augmentation (Hoffer et al. 2020) as DeiT does it: each picture stands `repeats` times
         in a row, the ranks take turns, and the epoch is cut to floor(N / 256) * 256 samples over all ranks
         (N where N < 256), so it sees about one picture in `repeats`. Unlike there, it works on one rank.
+    views: epochs after which everything repeats; None: never.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class EpochSampler:
         global_batch: int,
         data_seed: int,
         repeats: int = 1,
+        views: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -63,9 +65,14 @@ class EpochSampler:
         self._num_samples = num_samples
         self._data_seed = data_seed
         self._repeats = repeats
+        self._views = views
         self._rank = rank
         self._world_size = world_size
         self._latest: tuple[int, NDArray[np.int64]] | None = None
+
+    def view(self, step: int) -> int:
+        """Return the step of the run whose order, augmentation and mixing `step` repeats."""
+        return step if self._views is None else step % (self._views * self.steps_per_epoch)
 
     def batch(self, epoch: int, step: int) -> BatchIndices:
         """Return this rank's samples of step `step` (0 <= step < steps_per_epoch) of `epoch`."""

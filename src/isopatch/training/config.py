@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+from isopatch.training.distill_config import DistillConfig
+from isopatch.training.node import Fraction, NonNegative, Positive
+from isopatch.training.node import Node as Node
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Node(BaseModel):
-    """A part of the configuration: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
 
 
 class ModelNode(Node):
@@ -206,6 +201,7 @@ class RunConfig(Node):
     augment: AugmentConfig = AugmentConfig()
     mix: MixConfig = MixConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    distill: DistillConfig = DistillConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EmaConfig = EmaConfig()

@@ -164,6 +164,7 @@ def summarise(trainer: Trainer, folder: RunFolder, final: dict[str, Any]) -> dic
         "seed": config.seed,
         "data_seed": config.order_seed,
         **trainer.choices.to_json(),
+        "distillation": None if trainer.teaching is None else trainer.teaching.to_json(),
         "hardware": cpu_name(),
         "data": {
             "source": config.data.source,

@@ -37,6 +37,17 @@ def check_loss(loss: Tensor, step: int, model: nn.Module, images: Tensor, sample
         raise NonFinite(_message("loss", float(loss.detach()), step, _cause(model, images, samples), samples))
 
 
+def check_teacher(logits: Tensor, step: int, images: Tensor, samples: Names) -> None:
+    """Raise NonFinite when a teacher's answer is, and say whether the pictures are to blame."""
+    if bool(torch.isfinite(logits).all()):
+        return
+    cause = _bad_pixels(images, samples) or "the pictures are finite: check the teacher with isopatch eval"
+    raise NonFinite(
+        f"step {step}: the teacher's logits are not finite: {cause}; nothing was updated, the last "
+        f"checkpoint is finite{_shown(samples)}"
+    )
+
+
 def check_gradients(norm: Tensor, step: int, model: nn.Module, samples: Names) -> None:
     """Raise NonFinite when the global gradient norm is, naming the first bad gradient."""
     if bool(torch.isfinite(norm)):
@@ -71,13 +82,21 @@ def first_bad(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
 
 
 def _cause(model: nn.Module, images: Tensor, samples: Names) -> str:
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
-    if not bool(finite.all()):
-        names = samples()
-        culprits = [names[int(i)] for i in torch.nonzero(~finite).flatten()[:3]]
-        return f"pixels of {', '.join(culprits)} are not finite"
+    pixels = _bad_pixels(images, samples)
+    if pixels is not None:
+        return pixels
     bad = first_bad(model.state_dict().items())
     return f"{bad} is not finite" if bad else "weights and pixels are finite: the loss diverged"
+
+
+def _bad_pixels(images: Tensor, samples: Names) -> str | None:
+    """Which pictures have pixels that are not finite, in words; None where there are none."""
+    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    if bool(finite.all()):
+        return None
+    names = samples()
+    culprits = [names[int(i)] for i in torch.nonzero(~finite).flatten()[:3]]
+    return f"pixels of {', '.join(culprits)} are not finite"
 
 
 def _message(what: str, value: float, step: int, cause: str, samples: Names) -> str:

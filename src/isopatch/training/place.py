@@ -9,6 +9,7 @@ from isopatch.errors import IsopatchError, UsageError
 from isopatch.training.config import RunConfig
 from isopatch.training.runfolder import RunFolder, next_run_path, require_run, stored_config
 from isopatch.training.setup import config_differences
+from isopatch.training.teacher import named_file, split_sources
 
 RUNS = Path("runs")
 
@@ -17,7 +18,13 @@ def located(config: RunConfig) -> RunConfig:
     """Return the configuration with absolute paths, so that it means the same from every folder."""
     data = config.data.model_copy(update={"source": _absolute(config.data.source)})
     weights = None if config.weights is None else _absolute(config.weights)
-    return config.model_copy(update={"data": data, "weights": weights})
+    distill = config.distill
+    paths = {"teacher": distill.teacher and located_sources(distill.teacher)}
+    if distill.cache is not None:
+        paths["cache"] = os.path.abspath(os.path.expanduser(distill.cache))
+    return config.model_copy(
+        update={"data": data, "weights": weights, "distill": distill.model_copy(update=paths)}
+    )
 
 
 def run_folder(
@@ -94,6 +101,15 @@ def _unfinished(stem: str, config: RunConfig) -> Path | None:
         if same and status.get("state") != "finished":
             return path
     return None
+
+
+def located_sources(sources: str) -> str:
+    """Absolute paths within "a,NAME=b"."""
+    parts = []
+    for source in split_sources(sources):
+        name, file = named_file(source)
+        parts.append(_absolute(file) if name is None else f"{name}={_absolute(file)}")
+    return ",".join(parts)
 
 
 def _absolute(source: str) -> str:

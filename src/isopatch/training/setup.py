@@ -25,6 +25,7 @@ from isopatch.training.ema import Ema, restore_in_place
 from isopatch.training.hardware import Choices, choose
 from isopatch.training.optim import NamedOptimizer, build_optimizer
 from isopatch.training.schedule import Schedule
+from isopatch.training.teaching import Teaching, open_teaching
 
 log = logging.getLogger("isopatch")
 
@@ -61,6 +62,7 @@ class Trainer:
     ema: Ema | None
     macs: int
     parameters: int
+    teaching: Teaching | None = None
     step: int = 0
     evaluated_step: int = 0
     seconds: float = 0.0
@@ -122,6 +124,15 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         global_batch=config.batch_size,
         data_seed=config.order_seed,
         repeats=config.augment.repeats,
+        views=config.distill.views,
+    )
+    teaching = open_teaching(
+        config,
+        choices,
+        model,
+        splits.classes,
+        data_fingerprint=splits.train.fingerprint,
+        steps_per_epoch=sampler.steps_per_epoch,
     )
     limit = config.data.memory_limit_mb
     return Trainer(
@@ -139,6 +150,7 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         ema=None if config.ema.decay is None else Ema(model, config.ema.decay),
         macs=numbers["macs"],
         parameters=numbers["parameters"],
+        teaching=teaching,
     )
 
 
@@ -203,7 +215,9 @@ def recorded_choices(checkpoint: Checkpoint) -> Choices:
 def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     """Put the trainer where the checkpoint left it; refuse another configuration or other data."""
     state = checkpoint.document("state")
-    differences = config_differences(state["config"], trainer.config.model_dump(mode="json"))
+    # Validated: a run begun before a setting existed has its default.
+    started = RunConfig.model_validate(state["config"]).model_dump(mode="json")
+    differences = config_differences(started, trainer.config.model_dump(mode="json"))
     if differences:
         raise UsageError(
             f"the run in {checkpoint.folder.parent.parent} was started differently: "

@@ -11,7 +11,7 @@ from isopatch.data.loader import TrainBatch
 from isopatch.data.mixing import mix, smooth_targets
 from isopatch.data.seeding import derive_seed
 from isopatch.training import guard
-from isopatch.training.objectives import classification_loss, head_logits
+from isopatch.training.objectives import distillation_loss, labels_loss
 from isopatch.training.setup import Trainer
 
 
@@ -26,6 +26,8 @@ class StepResult:
 
 def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
     """Do optimiser step `batch.step` over `batch`, in `accumulate` micro-batches.
+
+    The teacher, where there is one, sees the student's pictures: augmented, and mixed.
 
     Raises guard.NonFinite before the update when the loss, a gradient, a weight or a buffer is not finite.
     """
@@ -43,14 +45,18 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
     loss_sum = torch.zeros((), device=trainer.device)
     for micro, (images, labels) in enumerate(_micro_batches(batch, config.micro_batch_size)):
         torch.manual_seed(derive_seed(config.seed, "drop path", batch.step, micro))
-        images, targets = _targets(trainer, images, labels, batch.step, micro)
+        images, targets = _targets(trainer, images, labels, batch.view, micro)
         images = images.to(trainer.device, non_blocking=True)
         targets = targets.to(trainer.device, non_blocking=True)
+        members = torch.split(batch.indices, config.micro_batch_size)[micro]
         with trainer.autocast():
             heads = model(images, heads=True)
-        losses = [classification_loss(logits, targets, config.objective) for logits in head_logits(heads)]
-        loss = torch.stack(losses).mean()
-        members = torch.split(batch.indices, config.micro_batch_size)[micro]
+        if trainer.teaching is None:
+            loss = labels_loss(heads, targets, config.objective)
+        else:
+            teacher = trainer.teaching.logits(images, view=batch.view, micro=micro)
+            guard.check_teacher(teacher, batch.step, images, functools.partial(samples, members))
+            loss = distillation_loss(heads, targets, teacher, config.objective, config.distill)
         guard.check_loss(loss, batch.step, model, images, functools.partial(samples, members))
         trainer.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
@@ -77,7 +83,7 @@ def _micro_batches(batch: TrainBatch, size: int) -> list[tuple[torch.Tensor, tor
 
 
 def _targets(
-    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, step: int, micro: int
+    trainer: Trainer, images: torch.Tensor, labels: torch.Tensor, view: int, micro: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mixed images and probability targets of one micro-batch."""
     config = trainer.config
@@ -85,7 +91,7 @@ def _targets(
     smoothing = config.objective.label_smoothing
     if not config.mix.active:
         return images, smooth_targets(labels, num_classes, smoothing)
-    seed = derive_seed(config.order_seed, "mixing", step, micro)
+    seed = derive_seed(config.order_seed, "mixing", view, micro)
     return mix(images, labels, num_classes, config.mix, label_smoothing=smoothing, seed=seed)
 
 

@@ -1,0 +1,114 @@
+"""A teacher's answers as bytes: every logit in float32, or the largest log-probabilities in float16."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EXACT_CLASSES = 64  # up to so many every logit is kept as it is: 256 bytes a picture at most
+FEWEST_KEPT = 4
+
+
+@dataclass(frozen=True)
+class AnswerCoding:
+    """How answers of (B, K) logits are kept.
+
+    kept: how many per picture. temperature: the softening under which the rest, told as one number, keeps its
+    share of the probability; None: all K are kept, in float32, and nothing is lost.
+    misplaced: mean share of the softened probability that the coding moved, on the answers it was chosen on.
+    """
+
+    num_classes: int
+    kept: int
+    temperature: float | None
+    misplaced: float
+
+    def size(self, pictures: int) -> int:
+        """Bytes of the answers about so many pictures."""
+        if self.temperature is None:
+            return 4 * self.num_classes * pictures
+        return ((self._index_type.itemsize + 2) * self.kept + 2) * pictures
+
+    def encode(self, logits: Tensor) -> bytes:
+        """Answers (B, K) as bytes."""
+        logits = logits.float().contiguous()
+        if self.temperature is None:
+            return logits.numpy().astype("<f4").tobytes()
+        kept, places = F.log_softmax(logits, dim=-1).topk(self.kept, dim=-1)
+        rest = F.log_softmax(logits, dim=-1).scatter(-1, places, -torch.inf)
+        # One number for each of the rest, so that together they weigh what they did at this temperature.
+        share = (rest / self.temperature).logsumexp(dim=-1)
+        each = self.temperature * (share - np.log(self.num_classes - self.kept))
+        values = torch.cat((kept, each[:, None]), dim=-1)
+        return (
+            places.numpy().astype(self._index_type).tobytes()
+            + values.clamp(min=-60000.0).numpy().astype("<f2").tobytes()
+        )
+
+    def decode(self, body: bytes, pictures: int) -> Tensor:
+        """Bytes as answers (B, K) float32: the logits, or log-probabilities where some were left out."""
+        if self.temperature is None:
+            exact = np.frombuffer(body, "<f4").reshape(pictures, self.num_classes)
+            return torch.from_numpy(exact.astype(np.float32))
+        end = self._index_type.itemsize * self.kept * pictures
+        places = np.frombuffer(body[:end], self._index_type).reshape(pictures, self.kept)
+        values = np.frombuffer(body[end:], "<f2").reshape(pictures, self.kept + 1).astype(np.float32)
+        answers = np.repeat(values[:, -1:], self.num_classes, axis=1)
+        np.put_along_axis(answers, places.astype(np.int64), values[:, :-1], axis=1)
+        return torch.from_numpy(answers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the inverse of `from_json`."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> AnswerCoding:
+        """Rebuild what `to_json` gave."""
+        return cls(**values)
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.temperature is None:
+            return f"all {self.num_classes} logits in float32"
+        return (
+            f"the {self.kept} largest of {self.num_classes} logits in float16; {self.misplaced:.2%} of the "
+            f"probability is misplaced at temperature {self.temperature:g}"
+        )
+
+    @property
+    def _index_type(self) -> np.dtype[Any]:
+        return np.dtype("<u2" if self.num_classes <= 65536 else "<u4")
+
+
+def choose_coding(logits: Tensor, *, temperature: float, top_k: int | None, tolerance: float) -> AnswerCoding:
+    """Return the smallest coding of answers like `logits` (B, K).
+
+    top_k: keep so many. None: all where there are few classes, else the first of 4, 8, 16, ... that misplaces
+    at most `tolerance` of the softened probability (total variation, mean over B).
+    """
+    classes = logits.shape[1]
+    exact = AnswerCoding(classes, classes, None, 0.0)
+    if top_k is None and classes <= EXACT_CLASSES:
+        return exact
+    if top_k is not None:
+        return exact if top_k >= classes else _measured(logits, top_k, temperature)
+    kept = FEWEST_KEPT
+    while 2 * kept < classes:  # beyond, all of them in full are hardly larger
+        coding = _measured(logits, kept, temperature)
+        if coding.misplaced <= tolerance:
+            return coding
+        kept *= 2
+    return exact
+
+
+def _measured(logits: Tensor, kept: int, temperature: float) -> AnswerCoding:
+    coding = AnswerCoding(logits.shape[1], kept, temperature, 0.0)
+    decoded = coding.decode(coding.encode(logits), len(logits))
+    before, after = ((t.float() / temperature).softmax(dim=-1) for t in (logits, decoded))
+    misplaced = float((before - after).abs().sum(dim=-1).mean()) / 2
+    return AnswerCoding(logits.shape[1], kept, temperature, misplaced)

@@ -1,0 +1,136 @@
+"""What the teacher says at a step: asked now, or remembered from an earlier run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isopatch.errors import UsageError
+from isopatch.image.contract import InputContract
+from isopatch.nn.classifier import Classifier
+from isopatch.training.config import RunConfig
+from isopatch.training.distill_config import DistillConfig
+from isopatch.training.hardware import Choices
+from isopatch.training.teacher import Teacher, open_teacher
+from isopatch.training.teacher_cache import TeacherCache, open_cache
+
+
+class Teaching:
+    """A teacher, with or without a cache of its answers.
+
+    projector: maps the student's features to the teacher's channels, trained with the student; None without
+    feature distillation. asked, seconds: pictures the teacher itself looked at in this process, and how long;
+    remembered: those the cache answered.
+    """
+
+    def __init__(
+        self, teacher: Teacher, *, cache: TeacherCache | None, accumulate: int, projector: nn.Module | None
+    ) -> None:
+        """cache: of exactly this teacher and these pictures; its answers are the only ones used then."""
+        self.teacher = teacher
+        self.cache = cache
+        self.projector = projector
+        self._accumulate = accumulate
+        self.asked = 0
+        self.remembered = 0
+        self.seconds = 0.0
+
+    def logits(self, images: Tensor, *, view: int, micro: int) -> Tensor:
+        """Return (B, K) float32 logits for micro-batch `micro` of step `view`.
+
+        With a cache what was just asked goes through its coding too: the first run learns the same as those
+        that read. Answers that are not finite are returned and not kept: the step stops on them.
+        """
+        place = view * self._accumulate + micro
+        if self.cache is not None:
+            remembered = self.cache.read(place)
+            if remembered is not None:
+                self.remembered += len(images)
+                return remembered.to(images.device)
+        started = time.monotonic()
+        logits = self.teacher.logits(images)
+        self.seconds += time.monotonic() - started
+        self.asked += len(images)
+        if self.cache is None or not bool(torch.isfinite(logits).all()):
+            return logits
+        return self.cache.write(place, logits.cpu()).to(images.device)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return the teacher's feature map (B, C, h, w)."""
+        started = time.monotonic()
+        features = self.teacher.feature_map(images)
+        self.seconds += time.monotonic() - started
+        return features
+
+    def to_json(self) -> dict[str, Any]:
+        """What teaching cost and what the cache saved, in this process, for summary.json."""
+        told: dict[str, Any] = {
+            "pictures_asked": self.asked,
+            "pictures_remembered": self.remembered,
+            "teacher_seconds": self.seconds,
+        }
+        if self.cache is not None:
+            told["cache"] = self.cache.report(
+                remembered=self.remembered, asked=self.asked, seconds=self.seconds
+            )
+        return told
+
+
+def open_teaching(
+    config: RunConfig,
+    choices: Choices,
+    model: Classifier,
+    classes: Sequence[str],
+    *,
+    data_fingerprint: str,
+    steps_per_epoch: int,
+) -> Teaching | None:
+    """Return what `config.distill` asks for, or None without a teacher.
+
+    Raises UsageError where the teacher cannot teach these classes, the student has not the token that is
+    asked for, or the cache is of something else.
+    """
+    distill = config.distill
+    if distill.teacher is None:
+        return None
+    require_heads(model, distill)
+    student: InputContract = model.spec.input
+    teacher = open_teacher(
+        distill.teacher, classes, student=student, device=choices.device, precision=choices.precision
+    )
+    cache = None
+    if distill.cache is not None:
+        cache = open_cache(
+            config,
+            teacher,
+            classes=classes,
+            student=student,
+            precision=choices.precision,
+            data_fingerprint=data_fingerprint,
+            steps_per_epoch=steps_per_epoch,
+        )
+    return Teaching(teacher, cache=cache, accumulate=config.accumulate, projector=None)
+
+
+def require_heads(model: Classifier, distill: DistillConfig) -> None:
+    """Refuse a token that the student lacks, one that is not wanted, and a head that nobody would teach."""
+    name, has_token = model.spec.name, "dist" in model.heads
+    if distill.token and not has_token:
+        raise UsageError(
+            f"distill.token: {name} has no distillation token; choose a distilled model (deit_*_distilled_*, "
+            f"or --model deit --model.distilled true), or set distill.token false"
+        )
+    if distill.token is False and has_token:
+        raise UsageError(
+            f"distill.token false: {name} has a distillation token, whose head would learn nothing; choose "
+            f"the model without it"
+        )
+    if has_token and distill.weights.label == 0:
+        raise UsageError(
+            f"distill.label_weight 0: the class head of {name} learns from the labels alone; choose a model "
+            f"without a distillation token"
+        )
