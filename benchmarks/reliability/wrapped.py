@@ -125,7 +125,7 @@ def _forgetful(original: Callable[..., Any]) -> Callable[..., Any]:
     class FromTheBeginning:
         def __init__(self, sampler: Any, start: int) -> None:
             self._sampler, self._start = sampler, start
-            self.steps_per_epoch = sampler.steps_per_epoch
+            self.steps_per_epoch, self.view = sampler.steps_per_epoch, sampler.view
 
         def batch(self, epoch: int, step: int) -> Any:
             position = epoch * self.steps_per_epoch + step - self._start

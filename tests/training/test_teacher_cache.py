@@ -1,0 +1,127 @@
+"""The cache of a teacher's answers: read as written, damaged records found, other things refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from isopatch.errors import UsageError
+from isopatch.training.teacher_cache import HEADER, TeacherCache
+
+FINGERPRINT = {"teacher": "t", "data": "d", "data_seed": 0, "augment": {"flip": 0.5}, "batch_size": 4}
+
+
+def open_(folder: Path, *, classes_of: dict | None = None, **changes) -> TeacherCache:
+    options = {"temperature": 3.0, "top_k": None, "tolerance": 0.01} | changes
+    return TeacherCache(folder, classes_of or FINGERPRINT, records_per_view=5, pictures=4, **options)
+
+
+def answers(place: int, classes: int = 10) -> torch.Tensor:
+    return 3 * torch.randn(4, classes, generator=torch.Generator().manual_seed(place))
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_reads_what_was_written_in_any_order(tmp_path: Path, classes: int) -> None:
+    cache = open_(tmp_path / "c")
+    written = {place: cache.write(place, answers(place, classes)) for place in (7, 0, 12, 3)}
+    other = open_(tmp_path / "c")
+    for place, expected in written.items():
+        assert torch.equal(other.read(place), expected)
+    assert other.read(1) is None
+    assert other.read(11) is None
+    assert other.read(40) is None
+    if classes == 10:
+        assert torch.equal(written[7], answers(7))
+
+
+def test_a_damaged_record_is_found_and_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = open_(tmp_path / "c")
+    cache.write(0, answers(0))
+    cache.write(1, answers(1))
+    file = tmp_path / "c" / "view-00000.bin"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 + 20] ^= 1
+    file.write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="isopatch"):
+        assert cache.read(1) is None
+    assert "record 1 are damaged" in caplog.text
+    assert torch.equal(cache.read(0), answers(0))
+    cache.write(1, answers(1))
+    assert torch.equal(cache.read(1), answers(1))
+    assert cache.report(remembered=0, asked=0, seconds=0.0)["damaged_records"] == 1
+
+
+def test_a_record_at_another_place_is_not_taken(tmp_path: Path) -> None:
+    cache = open_(tmp_path / "c")
+    cache.write(0, answers(0))
+    file = tmp_path / "c" / "view-00000.bin"
+    file.write_bytes(2 * file.read_bytes())
+    assert cache.read(0) is not None
+    assert cache.read(1) is None
+
+
+def test_a_cut_record_counts_as_missing(tmp_path: Path) -> None:
+    cache = open_(tmp_path / "c")
+    cache.write(0, answers(0))
+    file = tmp_path / "c" / "view-00000.bin"
+    file.write_bytes(file.read_bytes()[:-3])
+    assert cache.read(0) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("teacher", "u", "the teacher is another one"),
+        ("data", "e", "the data is another one"),
+        ("data_seed", 1, "data_seed was 0, now 1"),
+        ("batch_size", 8, "batch_size was 4, now 8"),
+        ("augment", {"flip": 0.0}, r"augment.flip was 0.5, now 0.0"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(tmp_path: Path, key: str, value, message: str) -> None:
+    open_(tmp_path / "c").write(0, answers(0))
+    assert open_(tmp_path / "c").read(0) is not None
+    with pytest.raises(UsageError, match=message):
+        open_(tmp_path / "c", classes_of=FINGERPRINT | {key: value})
+
+
+def test_another_temperature_needs_every_logit(tmp_path: Path) -> None:
+    open_(tmp_path / "exact").write(0, answers(0))
+    open_(tmp_path / "exact", temperature=1.0)
+    open_(tmp_path / "part", top_k=4).write(0, answers(0, 1000))
+    open_(tmp_path / "part", top_k=4)
+    with pytest.raises(UsageError, match="temperature was 3, now 1"):
+        open_(tmp_path / "part", temperature=1.0)
+    with pytest.raises(UsageError, match="cache_top_k was 4, now 8"):
+        open_(tmp_path / "part", top_k=8)
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds other files and no teacher cache"):
+        open_(tmp_path)
+    (tmp_path / HEADER).write_text(json.dumps({"format": "other"}))
+    with pytest.raises(UsageError, match="not a teacher cache of this version"):
+        open_(tmp_path)
+
+
+def test_two_processes_may_begin_one_cache(tmp_path: Path) -> None:
+    first, second = open_(tmp_path / "c"), open_(tmp_path / "c")
+    first.write(0, answers(0, 1000))
+    second.write(1, answers(1, 1000))
+    assert first.coding == second.coding
+    assert torch.equal(first.read(1), second.read(1))
+
+
+def test_what_the_cache_saved(tmp_path: Path) -> None:
+    cache = open_(tmp_path / "c")
+    cache.write(0, answers(0))
+    asked = cache.report(remembered=0, asked=4, seconds=2.0)
+    assert asked["teacher_seconds_saved"] == 0
+    assert asked["bytes_per_picture"] == 42.0
+    saved = open_(tmp_path / "c").report(remembered=40, asked=0, seconds=0.0)
+    assert saved["teacher_seconds_saved"] == pytest.approx(20.0)
