@@ -104,9 +104,9 @@ def bench(
         overlapping windows; "conv-pool" 3 x 3 convolutions of stride 1 with max pooling. All end in a
         projection on the same grid, followed by the activation and the norm where stem_activation and
         stem_norm say so (ConvMixer); "overlap" has BatchNorm inside, whatever `norm` is.
-    token_mixer: "gate" is gMLP's, inside the channel MLP. Arguments of a mixer: num_heads (None: one per 64
-        channels) and qkv_bias of attention, kernel_size of depthwise and pool, token_ratio of token-mlp
-        (hidden width / dim). Mixers without the argument do not read it.
+    token_mixer: "gate" is gMLP's, inside the channel MLP, with a LayerNorm of its own. Arguments of a mixer:
+        num_heads (None: one per 64 channels) and qkv_bias of attention, kernel_size of depthwise and pool,
+        token_ratio of token-mlp (hidden width / dim). Mixers without the argument do not read it.
     channel_mixer: "mlp", "pointwise" (one 1 x 1 convolution), "gated" (an MLP whose one half gates the other:
         1.5 times the MLP's weights at the same mlp_ratio).
     norm: of stem, blocks and head alike; "batch" over all tokens; norm_eps is LayerNorm's.
