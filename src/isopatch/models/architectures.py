@@ -25,6 +25,7 @@ MODULES = {
     "metaformer": "metaformer",
     "mobilenet_v3": "mobilenet_v3",
     "cifar_resnet": "cifar_resnet",
+    "bench": "bench_model",
 }
 
 

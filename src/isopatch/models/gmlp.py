@@ -81,13 +81,16 @@ def gmlp(
     )
     for module in model.modules():
         if isinstance(module, GatedMlp):
-            for layer in (module.fc1, module.fc2):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.normal_(layer.bias, std=1e-6)
-            nn.init.normal_(module.gate.linear.weight, std=1e-6)
-            nn.init.ones_(module.gate.linear.bias)
+            initialise.xavier_mlp(module.fc1, module.fc2)
+            open_gate(module.gate)
     initialise.zero_classifiers(model)
     return model
+
+
+def open_gate(gate: SpatialGate) -> None:
+    """Let the gate start as a constant 1, or training is unstable (paper, section 2.1)."""
+    nn.init.normal_(gate.linear.weight, std=1e-6)
+    nn.init.ones_(gate.linear.bias)
 
 
 def no_weight_decay(model: Isotropic) -> set[str]:

@@ -12,21 +12,28 @@ from torch import nn
 from torch.nn import init
 
 from isopatch.nn.channel_mixers import Mlp
+from isopatch.nn.classifier import Classifier
 from isopatch.nn.head import Head
 from isopatch.nn.position import LearnedAxisPositions, LearnedPositions
+from isopatch.nn.prefix import PrefixTokens
 from isopatch.nn.relative_bias import RelativeBias
 from isopatch.nn.skeleton import Isotropic
 from isopatch.nn.token_mixers import Attention
 
 
-def position_parameters(model: Isotropic) -> Iterator[tuple[str, nn.Parameter]]:
+def prefix_tokens(model: Classifier) -> PrefixTokens | None:
+    """Return the prefix tokens of an isotropic model that has some; a pyramid has none."""
+    return model.prefix if isinstance(model, Isotropic) else None
+
+
+def position_parameters(model: Classifier) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield (name, parameter) of every learned position: tables, axis tables and relative biases."""
     for name, module in model.named_modules():
         if isinstance(module, LearnedPositions | LearnedAxisPositions | RelativeBias):
             yield from module.named_parameters(prefix=name, recurse=False)
 
 
-def truncated_normal(model: Isotropic, *, cls_std: float, std: float = 0.02) -> None:
+def truncated_normal(model: Classifier, *, cls_std: float, std: float = 0.02) -> None:
     """DeiT's and timm's initialisation.
 
     Linear weights, positions and the distillation token: normal `std`, cut at the absolute values -2 and 2
@@ -40,13 +47,13 @@ def truncated_normal(model: Isotropic, *, cls_std: float, std: float = 0.02) -> 
                 init.zeros_(module.bias)
     for _, parameter in position_parameters(model):
         init.trunc_normal_(parameter, std=std)
-    if model.prefix is not None:
-        init.trunc_normal_(model.prefix.cls_token, std=cls_std)
-        if model.prefix.dist_token is not None:
-            init.trunc_normal_(model.prefix.dist_token, std=std)
+    if (prefix := prefix_tokens(model)) is not None:
+        init.trunc_normal_(prefix.cls_token, std=cls_std)
+        if prefix.dist_token is not None:
+            init.trunc_normal_(prefix.dist_token, std=std)
 
 
-def jax(model: Isotropic) -> None:
+def jax(model: Classifier) -> None:
     """The initialisation of Google's ViT (vit_jax `models_vit.py`), layer by layer.
 
     Dense: Xavier-uniform (q, k and v each on their own), bias 0; MLP bias normal 1e-6; patch convolution
@@ -62,9 +69,7 @@ def jax(model: Isotropic) -> None:
             init.xavier_uniform_(module.proj.weight)
             init.zeros_(module.proj.bias)
         elif isinstance(module, Mlp):
-            for layer in (module.fc1, module.fc2):
-                init.xavier_uniform_(layer.weight)
-                init.normal_(layer.bias, std=1e-6)
+            xavier_mlp(module.fc1, module.fc2)
         elif isinstance(module, Head):
             init.zeros_(module.linear.weight)
             init.zeros_(module.linear.bias)
@@ -75,19 +80,30 @@ def jax(model: Isotropic) -> None:
             lecun_normal(module)
     for _, parameter in position_parameters(model):
         init.normal_(parameter, std=0.02)
-    if model.prefix is not None:
-        init.zeros_(model.prefix.cls_token)
+    if (prefix := prefix_tokens(model)) is not None:
+        init.zeros_(prefix.cls_token)
 
 
-def unit_normal_tokens(model: Isotropic) -> None:
-    """PyTorch's defaults for layers; positions and class token normal 1 (lucidrains/vit-pytorch)."""
+def xavier_mlp(*layers: nn.Linear) -> None:
+    """Xavier-uniform weights, biases normal 1e-6 (the MLPs of vit_jax and of timm's gMLP)."""
+    for layer in layers:
+        init.xavier_uniform_(layer.weight)
+        init.normal_(layer.bias, std=1e-6)
+
+
+def normal_tokens(model: Classifier, *, std: float) -> None:
+    """Positions and prefix tokens normal; layers keep PyTorch's defaults.
+
+    std: 1 in lucidrains/vit-pytorch.
+    """
     for _, parameter in position_parameters(model):
-        init.normal_(parameter)
-    if model.prefix is not None:
-        init.normal_(model.prefix.cls_token)
+        init.normal_(parameter, std=std)
+    if (prefix := prefix_tokens(model)) is not None:
+        for token in prefix.parameters():
+            init.normal_(token, std=std)
 
 
-def flax(model: Isotropic) -> None:
+def flax(model: Classifier) -> None:
     """Flax's defaults: LeCun-normal weights, biases 0; classifier weights 0 (Google's MLP-Mixer)."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -95,7 +111,7 @@ def flax(model: Isotropic) -> None:
     zero_classifiers(model)
 
 
-def zero_classifiers(model: Isotropic) -> None:
+def zero_classifiers(model: Classifier) -> None:
     """Set every classifier's weight and bias to 0."""
     for head in model.heads.values():
         assert isinstance(head, Head)
@@ -112,12 +128,12 @@ def lecun_normal(layer: nn.Linear | nn.Conv2d) -> None:
         init.zeros_(layer.bias)
 
 
-def no_decay(model: Isotropic) -> set[str]:
+def no_decay(model: Classifier) -> set[str]:
     """Positions and prefix tokens: what ViT and DeiT spare from weight decay beside biases and 1-D tensors.
 
     deit: pos_embed, cls_token; timm today: dist_token too. Relative biases are spared as Swin does.
     """
     names = {name for name, _ in position_parameters(model)}
-    if model.prefix is not None:
-        names |= {name for name, _ in model.prefix.named_parameters(prefix="prefix")}
+    if (prefix := prefix_tokens(model)) is not None:
+        names |= {name for name, _ in prefix.named_parameters(prefix="prefix")}
     return names

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
-from isopatch.models.sizes import comparators, convmixers, hybrids, mlps, transformers
+from isopatch.models.sizes import bench, comparators, convmixers, hybrids, mlps, transformers
 
-_TABLES = (transformers, hybrids, convmixers, mlps, comparators)
+_TABLES = (transformers, hybrids, convmixers, mlps, comparators, bench)
 
 ALIASES: dict[str, str] = {}
 for _table in _TABLES:

@@ -108,7 +108,7 @@ def vit(
         if patch_norm
         else PatchStem(in_channels, dim, patch_size),
         prefix=PrefixTokens(dim) if class_token else None,
-        position=_positions(
+        position=make_positions(
             position, grid, dim, prefix_entries=1 if class_token and class_position else 0, dropout=dropout
         ),
         blocks=blocks,
@@ -121,7 +121,7 @@ def vit(
     if init == "jax":
         initialise.jax(model)
     elif init == "pytorch":
-        initialise.unit_normal_tokens(model)
+        initialise.normal_tokens(model, std=1.0)
     else:
         initialise.truncated_normal(model, cls_std=0.02 if init == "deit" else 1e-6)
     for head in model.heads.values():
@@ -136,7 +136,9 @@ def no_weight_decay(model: Isotropic) -> set[str]:
     return initialise.no_decay(model)
 
 
-def _positions(position: Position, grid: Grid, dim: int, *, prefix_entries: int, dropout: float) -> nn.Module:
+def make_positions(
+    position: Position, grid: Grid, dim: int, *, prefix_entries: int, dropout: float
+) -> nn.Module:
     """Build the position module of a name."""
     if position == "learned":
         return LearnedPositions(grid, dim, prefix_entries=prefix_entries, dropout=dropout)

@@ -93,11 +93,11 @@ class Isotropic(Classifier):
         tokens, grid = self._embed(x)
         recompute = self.activation_checkpointing and self.training
         for block in self.blocks:
-            tokens = _checkpointed(block, tokens, grid) if recompute else block(tokens, grid)
+            tokens = checkpointed(block, tokens, grid) if recompute else block(tokens, grid)
         return tokens, grid
 
 
-def _checkpointed(block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+def checkpointed(block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
     """Run a block without keeping its activations; drop path draws the same numbers when it is run again."""
     result: Tensor = checkpoint(
         block,

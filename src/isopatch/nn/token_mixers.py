@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from isopatch.errors import UsageError
 from isopatch.nn.checks import divisible, positive, probability
-from isopatch.nn.layout import Grid
+from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.relative_bias import RelativeBias
 
 
@@ -71,3 +71,16 @@ def same_depthwise(
     padding = nn.Identity() if kernel_size % 2 else nn.ZeroPad2d((0, 1, 0, 1))
     half = (kernel_size - 1) // 2
     return padding, nn.Conv2d(dim, dim, kernel_size, padding=half, groups=dim, bias=bias)
+
+
+class Depthwise(nn.Module):
+    """A depthwise k x k convolution over the grid (ConvMixer's token step), the map's size kept."""
+
+    def __init__(self, dim: int, kernel_size: int, *, num_prefix: int = 0) -> None:
+        """kernel_size: odd or even. Raises UsageError with prefix tokens, see `same_depthwise`."""
+        super().__init__()
+        self.pad, self.conv = same_depthwise(dim, kernel_size, num_prefix=num_prefix)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Mix places; channels stay apart."""
+        return as_tokens(self.conv(self.pad(as_map(tokens, grid))))
