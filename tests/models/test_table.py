@@ -176,7 +176,7 @@ def test_names_follow_their_sizes() -> None:
 
 
 def test_aliases_lead_to_names_and_are_no_names() -> None:
-    assert len(MODELS) == len(list_models()) == 101
+    assert len(MODELS) == len(list_models()) == 109
     for alias, target in ALIASES.items():
         assert target in MODELS
         assert alias not in MODELS

@@ -25,6 +25,8 @@ MODULES = {
     "metaformer": "metaformer",
     "mobilenet_v3": "mobilenet_v3",
     "cifar_resnet": "cifar_resnet",
+    "cycle_mlp": "cycle_mlp",
+    "vision_permutator": "vision_permutator",
     "bench": "bench_model",
 }
 

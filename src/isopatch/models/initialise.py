@@ -40,17 +40,22 @@ def truncated_normal(model: Classifier, *, cls_std: float, std: float = 0.02) ->
     (100 standard deviations, so in effect not cut); biases 0; LayerNorm 1 and 0; patch convolution: PyTorch's
     default. cls_std: 0.02 in DeiT, 1e-6 in timm's ViT. Source: facebookresearch/deit and timm.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+    linear_layers(model, std=std)
     for _, parameter in position_parameters(model):
         init.trunc_normal_(parameter, std=std)
     if (prefix := prefix_tokens(model)) is not None:
         init.trunc_normal_(prefix.cls_token, std=cls_std)
         if prefix.dist_token is not None:
             init.trunc_normal_(prefix.dist_token, std=std)
+
+
+def linear_layers(model: nn.Module, *, std: float = 0.02) -> None:
+    """Linear weights normal `std`, cut as in `truncated_normal`; biases 0. Everything else stays."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
 
 
 def jax(model: Classifier) -> None:

@@ -91,7 +91,7 @@ def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Know
     spec = read_spec(folder)
     if name is not None and resolve(name).name != spec.name:
         raise UsageError(f"{folder} holds {spec.name}, not {resolve(name).name}: leave the name out")
-    grid = _grid(spec.arguments["image_size"], spec.arguments["patch_size"])
+    grid = _grid(spec.arguments["image_size"], spec.arguments.get("patch_size"))
     if not asked:
         return _Known(spec, grid)
     changed = make_spec(spec.name, {**spec.arguments, **asked}, classes=spec.classes)
@@ -113,7 +113,7 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
     if count is not None:
         given["num_classes"] = count
     spec = make_spec(entry.name, given, input_overrides=overrides)
-    grid = None if size is None else _grid(size, spec.arguments["patch_size"])
+    grid = None if size is None else _grid(size, spec.arguments.get("patch_size"))
     return _Known(spec, grid)
 
 
@@ -173,6 +173,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in shown)
 
 
-def _grid(image_size: Any, patch_size: int) -> Grid:
+def _grid(image_size: Any, patch_size: int | None) -> Grid | None:
+    """The grid of learned positions; a model without patches has none."""
+    if patch_size is None:
+        return None
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height // patch_size, width // patch_size

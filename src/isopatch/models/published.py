@@ -43,6 +43,10 @@ _TIMM_SMALL = "timm's model with the same weights, at small sizes (tests/parity/
 _PLAIN = (
     "a second, plain implementation in the tests (tests/parity/test_plain.py); there are no public weights"
 )
+_PLAIN_STAGED = (
+    "a second, plain implementation (tests/parity/test_plain_staged.py) and the paper's counts; "
+    "published weights are not read"
+)
 _PROOFS = {
     "vit": _TIMM_SMALL,
     "deit": _TIMM_SMALL,
@@ -54,6 +58,10 @@ _PROOFS = {
     "gmlp": _TIMM_SMALL,
     "metaformer": _PLAIN,
     "mobilenet_v3": _PLAIN,
+    "cycle_mlp": _PLAIN_STAGED,
+    "vision_permutator": _PLAIN_STAGED,
+    "bench": "every published architecture it can become, weights, logits and gradients "
+    "(tests/models/test_bench_equals.py)",
     "cifar_resnet": "the published weights reach the published accuracy (results/cifar_resnets.json)",
 }
 

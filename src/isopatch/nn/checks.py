@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from isopatch.errors import UsageError
 
@@ -32,3 +33,11 @@ def divisible(whole: str, count: int, part: str, divisor: int, *, hint: str) -> 
     """Refuse a combination in which `part` does not divide `whole`; both are named."""
     if count % divisor:
         raise UsageError(f"{whole} {count} is not divisible by {part} {divisor}: {hint}")
+
+
+def per_stage(**values: Sequence[float]) -> None:
+    """Refuse lists that do not all have one value per stage."""
+    lengths = {name: len(value) for name, value in values.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise UsageError(f"every stage needs one value of each; there are: {told}")

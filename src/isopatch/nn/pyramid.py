@@ -16,7 +16,7 @@ from isopatch.errors import UsageError
 from isopatch.nn.checks import positive
 from isopatch.nn.classifier import Classifier, Features
 from isopatch.nn.layout import Grid, as_map, as_tokens
-from isopatch.nn.skeleton import checkpointed
+from isopatch.nn.recompute import recomputed
 
 
 def merged_grid(grid: Grid) -> Grid:
@@ -113,7 +113,7 @@ class Pyramid(Classifier):
             if stage.merge is not None:
                 tokens, grid = stage.merge(tokens, grid)
             for block in stage.blocks:
-                tokens = checkpointed(block, tokens, grid) if recompute else block(tokens, grid)
+                tokens = recomputed(block, tokens, grid) if recompute else block(tokens, grid)
                 yield tokens, grid
 
 

@@ -6,18 +6,16 @@ their order and their names, and has no option about mixing.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.classifier import Features as Features
 from isopatch.nn.layout import Grid, as_map
-from isopatch.nn.norms import frozen_statistics
 from isopatch.nn.position import join
 from isopatch.nn.prefix import PrefixTokens
+from isopatch.nn.recompute import recomputed
 
 
 class Isotropic(Classifier):
@@ -93,18 +91,5 @@ class Isotropic(Classifier):
         tokens, grid = self._embed(x)
         recompute = self.activation_checkpointing and self.training
         for block in self.blocks:
-            tokens = checkpointed(block, tokens, grid) if recompute else block(tokens, grid)
+            tokens = recomputed(block, tokens, grid) if recompute else block(tokens, grid)
         return tokens, grid
-
-
-def checkpointed(block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
-    """Run a block without keeping its activations; drop path draws the same numbers when it is run again."""
-    result: Tensor = checkpoint(
-        block,
-        tokens,
-        grid,
-        use_reentrant=False,
-        preserve_rng_state=True,
-        context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block)),
-    )
-    return result

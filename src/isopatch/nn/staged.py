@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from isopatch.nn.classifier import Classifier, Features
 from isopatch.nn.layout import as_tokens
+from isopatch.nn.recompute import recomputed
 
 
 class Staged(Classifier):
@@ -48,16 +49,20 @@ class Staged(Classifier):
         """Yield what leaves the stem, then each block of each stage: resolution and channels change."""
         x = self.stem(x)
         yield _features(x)
+        for block in self._blocks():
+            x = block(x)
+            yield _features(x)
+
+    def _blocks(self) -> Iterator[nn.Module]:
         for stage in self.stages:
             assert isinstance(stage, nn.Sequential)
-            for block in stage:
-                x = block(x)
-                yield _features(x)
+            yield from stage
 
     def _encode(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        for stage in self.stages:
-            x = stage(x)
+        recompute = self.activation_checkpointing and self.training
+        for block in self._blocks():
+            x = recomputed(block, x) if recompute else block(x)
         encoded: Tensor = self.norm(x)
         return encoded
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from isopatch.errors import UsageError
 from isopatch.models.formats import timm_mlps
 from isopatch.models.formats.keymap import Rules, State, rename, reverse
 
@@ -100,4 +101,8 @@ def _rules(state: Mapping[str, Tensor], architecture: str) -> Rules:
     """The rules of an architecture, for a state in either naming."""
     if architecture == "hybrid" and not any(".stages." in key for key in state):
         return _ROOT_ALONE
+    if architecture not in _RULES:
+        raise UsageError(
+            f"{architecture}: no foreign names of its tensors are known; give weights that isopatch wrote"
+        )
     return _RULES[architecture]
