@@ -24,15 +24,17 @@ from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
 from isopatch.recipes.default import DefaultChoice, choose
 from isopatch.recipes.resolve import resolve
+from isopatch.recipes.teacher import auto_teacher
 from isopatch.training.config import DataConfig, RunConfig
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import available_cores
 from isopatch.training.loop import RunResult, finished_result, train_run
-from isopatch.training.place import agreed_config, located, run_folder
+from isopatch.training.place import RUNS, agreed_config, located, run_folder, with_teacher
 from isopatch.training.plan import plan_run
 from isopatch.training.runfolder import RunFolder
 from isopatch.training.setup import data_fingerprint
 from isopatch.training.stop import StopRequest
+from isopatch.training.teaching import require_heads
 
 log = logging.getLogger("isopatch")
 
@@ -120,6 +122,11 @@ def train(
     Raises UsageError for a request that cannot work, IsopatchError when training had to stop.
     """
     config = None if config is None else located(config)
+    if config is not None and config.distill.teacher == "auto":
+        taught = _train_teacher(config, out=out, resume=resume, max_minutes=max_minutes, quiet=quiet)
+        if taught.state != "finished":
+            return taught
+        config = with_teacher(config, str(taught.path))
     folder = run_folder(config, out=out, resume=resume, overwrite=overwrite)
     stop = StopRequest(max_minutes)
     threads = torch.get_num_threads()
@@ -144,6 +151,30 @@ def train(
             torch.set_num_threads(threads)
         _write_report(folder)
     return result
+
+
+def _train_teacher(
+    student: RunConfig, *, out: str | Path | None, resume: str | None, max_minutes: float | None, quiet: bool
+) -> RunResult:
+    """Train a teacher beside the student's run, or take the one that was trained on the same pictures."""
+    with torch.device("meta"):  # before the teacher's time is spent
+        require_heads(create_model(student.model.name, **student.model.arguments), student.distill)
+    config = auto_teacher(student)
+    pictures = open_splits(config).train
+    if pictures is None:
+        raise UsageError(f"data.source: {config.data.source} has no training split")
+    side = config.model.arguments["image_size"]
+    data = Path(config.data.source).name or "data"
+    name = f"{data}-{config.model.name.replace(':', '-')}-{side}-{pictures.fingerprint[:8]}"
+    run = out if out is not None else resume if resume not in (None, "auto") else RUNS / "run"
+    folder = RunFolder(Path(run).resolve().parent / "teachers" / name)
+    log.info(
+        "teacher: %s in %s, which is kept and taken again for the same pictures",
+        config.model.name,
+        folder.path,
+    )
+    done = finished_result(folder)
+    return done or train(config, out=folder.path, resume="auto", max_minutes=max_minutes, quiet=quiet)
 
 
 def _unreadable(error: DecodeError) -> IsopatchError:

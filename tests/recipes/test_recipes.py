@@ -179,6 +179,12 @@ VALUES: dict[tuple[str, str], dict[str, Any]] = {
         "mix": {"mixup": 0.5},
         "arguments": {"drop_path": 0.1},
     },
+    ("patient", "vit_small_patch16_224"): {
+        "mix": {"mixup": 1.0, "cutmix": 0.0, "probability": 1.0},
+        "objective": {"label_smoothing": 0.0},
+        "distill": {"kind": "soft", "temperature": 1.0, "label_weight": 0.0, "soft_weight": 1.0},
+        "augment": {"crop": "random-resized", "scale": (0.08, 1.0), "flip": 0.5},
+    },
     ("resmlp", "vit_small_patch16_224"): {
         "epochs": 400,
         "peak_lr": 5e-3,

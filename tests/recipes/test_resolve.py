@@ -13,6 +13,7 @@ from isopatch.errors import UsageError
 from isopatch.recipes.default import DefaultChoice
 from isopatch.recipes.resolve import dump_config, resolve
 from isopatch.recipes.schema import leaves
+from isopatch.recipes.teacher import auto_teacher
 from isopatch.training.config import DataConfig, RunConfig
 
 TINY = [("model.dim", "16"), ("model.depth", "1"), ("model.kernel_size", "3"), ("model.patch_size", "1")]
@@ -296,3 +297,40 @@ def test_a_file_and_a_flag_with_two_recipes_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "recipe: deit\n")
     assert problems(config_file=file, recipe="convmixer")[0].startswith("recipe: --recipe convmixer")
     assert tiny(config_file=file, recipe="deit").recipe == "deit"
+
+
+# --- distillation ---------------------------------------------------------------------------------------
+
+
+def test_the_token_is_a_setting_of_the_distillation() -> None:
+    for token in ("true", "false"):
+        config = resolve(model="deit_tiny", overrides=[("distill.teacher", "t"), ("distill.token", token)])
+        assert config.model.arguments["distilled"] is (token == "true")
+    assert "distilled" not in resolve(model="deit_tiny").model.arguments
+    said = [("distill.teacher", "t"), ("distill.token", "false"), ("model.distilled", "true")]
+    assert (
+        resolve(model="deit_tiny", overrides=said).model.arguments["distilled"] is True
+    )  # refused by training
+    other = resolve(
+        model="convmixer_256_8_ks5_p2", overrides=[("distill.teacher", "t"), ("distill.token", "true")]
+    )
+    assert "distilled" not in other.model.arguments
+
+
+def test_several_teachers_are_one_text() -> None:
+    config = resolve(model="deit_tiny", overrides=[("distill.teacher", "runs/a,cifar_resnet56=b.th")])
+    assert config.distill.teacher == "runs/a,cifar_resnet56=b.th"
+
+
+def test_distillation_without_a_teacher_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"distill: distill\.kind has no effect without distill\.teacher"):
+        resolve(model="deit_tiny", overrides=[("distill.kind", "soft")])
+
+
+def test_the_automatic_teacher_is_the_same_for_every_seed() -> None:
+    students = [resolve(model="deit_tiny", overrides=[("seed", str(seed))]) for seed in range(2)]
+    assert auto_teacher(students[0]) == auto_teacher(students[1])
+    assert auto_teacher(students[0]).model.name == "timm:resnet18"
+    small = resolve(model="deit_tiny", overrides=[("model.image_size", "32")])
+    assert auto_teacher(small).model.name == "cifar_resnet20"
+    assert auto_teacher(small).data == small.data

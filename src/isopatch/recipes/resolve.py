@@ -69,6 +69,7 @@ def resolve(
     tree = base.model_dump()
     for setting in defaults + settings:
         _put(tree, setting.path, setting.value)
+    _put_token(tree)
     tree["recipe"] = _full_name(tree["recipe"], base, problems)
     origins = {setting.key: setting.origin for setting in settings if setting.origin}
     config = _validate(tree, base.model_dump(), problems)
@@ -84,6 +85,16 @@ def dump_config(config: RunConfig) -> str:
     """Return the configuration as YAML that `resolve` reads back to the same configuration."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     return text
+
+
+def _put_token(tree: dict[str, Any]) -> None:
+    """Let `distill.token` decide whether a DeiT has the token, unless the model's arguments say so."""
+    token, model = tree["distill"]["token"], tree["model"]
+    known = model.get("name") in spec.MODELS or model.get("name") in spec.ALIASES
+    if not isinstance(token, bool) or not known or "distilled" in model:
+        return
+    if spec.resolve(model["name"]).architecture == "deit":
+        model["distilled"] = token
 
 
 def _two_recipes(from_file: list[Setting], recipe: str | None) -> list[str]:

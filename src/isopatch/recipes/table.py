@@ -12,6 +12,7 @@ from isopatch.recipes.deit import deit, deit_384
 from isopatch.recipes.deit3 import deit3, deit3_finetune
 from isopatch.recipes.fit import Notes
 from isopatch.recipes.mlp import mixer, resmlp
+from isopatch.recipes.patient import patient
 from isopatch.recipes.small import finetune, small
 from isopatch.recipes.vit import LEVELS, vit_augreg, vit_finetune, vit_s16_simple
 from isopatch.training.config import ModelNode, RunConfig
@@ -34,6 +35,7 @@ class Recipe:
 RECIPES = (
     Recipe("small", small, "ours: small data on small machines, any model (the default)"),
     Recipe("finetune", finetune, "ours: pretrained weights to your data (the default with --weights)", True),
+    Recipe("patient", patient, "learn a teacher's function without labels, 300 epochs; with --teacher"),
     Recipe("deit", deit, "DeiT, ImageNet from scratch, 300 epochs"),
     Recipe("deit-384", deit_384, "DeiT, fine-tuned at 384 pixels, 30 epochs", True),
     Recipe("deit3", deit3, "DeiT III, ImageNet from scratch, 800 epochs, LAMB"),

@@ -103,6 +103,12 @@ def _unfinished(stem: str, config: RunConfig) -> Path | None:
     return None
 
 
+def with_teacher(config: RunConfig, teacher: str) -> RunConfig:
+    """Return the configuration with another teacher."""
+    distill = config.distill.model_copy(update={"teacher": teacher})
+    return config.model_copy(update={"distill": distill})
+
+
 def located_sources(sources: str) -> str:
     """Absolute paths within "a,NAME=b"."""
     parts = []
