@@ -252,7 +252,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-# --- models, data, doctor, demo ------------------------------------------------------------------------
+# --- models, export, data, doctor, demo ----------------------------------------------------------------
 
 
 def _models_list(arguments: argparse.Namespace) -> int:
@@ -263,10 +263,7 @@ def _models_list(arguments: argparse.Namespace) -> int:
 
 
 def _models_show(arguments: argparse.Namespace) -> int:
-    from isopatch.recipes.reading import parse_value
-
-    given = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
-    size = None if arguments.image_size is None else _image_size(arguments.image_size)
+    given, size = _changes(arguments)
     from isopatch.models.describe import describe
     from isopatch.models.render import render_show
 
@@ -274,11 +271,42 @@ def _models_show(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], int | tuple[int, int] | None]:
+    """What --model.ARGUMENT and --image-size change in a model."""
+    from isopatch.recipes.reading import parse_value
+
+    given = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
+    return given, None if arguments.image_size is None else _image_size(arguments.image_size)
+
+
 def _image_size(text: str) -> int | tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
         raise UsageError(f"--image-size {text}: give pixels, as in 384, or rows x columns, as in 96x128")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    given, size = _changes(arguments)
+    from isopatch import cli_text
+    from isopatch.export.open import spec_of
+    from isopatch.export.source.render import render_short, render_source
+    from isopatch.export.write import write_export
+
+    spec = spec_of(arguments.source, name=arguments.model, image_size=size, arguments=given)
+    source = render_short(spec) if arguments.short else render_source(spec)
+    if arguments.out is not None:
+        write_export(Path(arguments.out), source.encode(), overwrite=arguments.overwrite)
+    document = {
+        "model": spec.name,
+        "architecture": spec.architecture,
+        "to": arguments.to,
+        "out": arguments.out,
+        "lines": source.count("\n"),
+        "source": source,
+    }
+    _emit(arguments, document, cli_text.exported)
+    return EXIT_DONE
 
 
 def _data_check(arguments: argparse.Namespace) -> int:
@@ -319,6 +347,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": _report,
     "models list": _models_list,
     "models show": _models_show,
+    "export": _export,
     "data check": _data_check,
     "doctor": _doctor,
     "demo": _demo,

@@ -17,6 +17,7 @@ VERBS = {
     "predict": "classify pictures",
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
+    "export": "write a model in another form: one file of source that needs torch alone",
     "data": "check a data set: every file, sizes, classes, duplicates",
     "config": "print the configuration a training would use, as YAML",
     "doctor": "show versions, CPU, GPU and speed of this machine",
@@ -177,6 +178,16 @@ def build_parser() -> Parser:
     show.add_argument("name", metavar="NAME")
     show.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
     show.settings_under = "model."
+
+    export = verb("export")
+    export.add_argument("source", metavar="NAME", help=f"model name, {CHECKPOINT}")
+    export.add_argument("--to", choices=("source",), required=True, help="source: one Python file")
+    export.add_argument("--out", metavar="FILE", help="default: standard output")
+    export.add_argument("--overwrite", action="store_true", help="replace the file that is in --out")
+    export.add_argument("--short", action="store_true", help="ConvMixer in under 280 characters; odd kernels")
+    export.add_argument("--model", metavar="NAME", help="which model a file without a name holds")
+    export.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
+    export.settings_under = "model."
 
     what = "read every file: sizes, modes, class balance, unreadable files, duplicates"
     check = verb("check", what, among=group("data", "check"), group="data")

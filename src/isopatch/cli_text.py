@@ -104,6 +104,13 @@ def predicted(document: Mapping[str, Any]) -> str:
     )
 
 
+def exported(document: Mapping[str, Any]) -> str:
+    """Return the source itself, or where it is."""
+    if document["out"] is None:
+        return str(document["source"]).rstrip("\n")
+    return f"{document['out']}: {document['model']}, {document['lines']} lines"
+
+
 def examined(document: Mapping[str, Any]) -> str:
     """Show what `doctor` found."""
     rows = {}

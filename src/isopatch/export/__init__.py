@@ -1,0 +1,1 @@
+"""Models in other forms: as one file of source."""

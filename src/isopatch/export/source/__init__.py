@@ -1,0 +1,1 @@
+"""A model as one Python file that needs torch alone and reads like the paper."""
