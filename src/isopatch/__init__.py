@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isopatch.api import configure, create_model, evaluate_checkpoint, train
     from isopatch.errors import IsopatchError, UsageError
+    from isopatch.eval_sizes import evaluate_sizes
     from isopatch.models.describe import describe
     from isopatch.models.load import load
     from isopatch.models.spec import list_models
@@ -30,6 +31,7 @@ _HOME = {
     "describe": "isopatch.models.describe",
     "evaluate": "isopatch.training.evaluate",
     "evaluate_checkpoint": "isopatch.api",
+    "evaluate_sizes": "isopatch.eval_sizes",
     "list_models": "isopatch.models.spec",
     "load": "isopatch.models.load",
     "train": "isopatch.api",
@@ -46,6 +48,7 @@ __all__ = [
     "describe",
     "evaluate",
     "evaluate_checkpoint",
+    "evaluate_sizes",
     "list_models",
     "load",
     "train",

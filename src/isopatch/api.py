@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -240,6 +240,31 @@ def evaluate_checkpoint(
         torch.set_num_threads(threads)
     place = require_device(device)
     model = load(source, name=name)
+    chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
+    return evaluate(
+        model.to(place),
+        chosen.pictures,
+        model.spec.input,
+        batch_size=batch_size,
+        workers=workers,
+        device=str(place),
+        precision=precision,
+        classes=chosen.pictures.classes,
+        memory_limit_mb=0,
+    )
+
+
+class Labelled(NamedTuple):
+    """The pictures of a split, with labels that count the model's classes."""
+
+    pictures: ImageSource
+    split: str
+
+
+def labelled_pictures(
+    source: str | Path, spec: models.ModelSpec, data: str, *, split: str | None, bad: str
+) -> Labelled:
+    """Open one split of a data set for the model that `source` holds; see `evaluate_checkpoint`."""
     splits, changed = _open_as_the_run_did(source, data, bad)
     chosen = split or ("test" if splits.test is not None else "val")
     if changed and chosen in splits.cut:
@@ -253,11 +278,11 @@ def evaluate_checkpoint(
         named = {"train": splits.train, "val": splits.val, "test": splits.test}
         present = [name for name, source_ in named.items() if source_ is not None]
         raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
-    classes = model.spec.classes
+    classes = spec.classes
     if classes is None:
-        if model.spec.arguments["num_classes"] != len(splits.classes):
+        if spec.arguments["num_classes"] != len(splits.classes):
             raise UsageError(
-                f"{source} has {model.spec.arguments['num_classes']} classes without names, {data} has "
+                f"{source} has {spec.arguments['num_classes']} classes without names, {data} has "
                 f"{len(splits.classes)}; evaluate a checkpoint trained on this data"
             )
         classes = splits.classes
@@ -265,17 +290,7 @@ def evaluate_checkpoint(
     for note in splits.notes:
         if not note.startswith("No validation split"):  # a sentence about training
             log.info("%s", note)
-    return evaluate(
-        model.to(place),
-        pictures,
-        model.spec.input,
-        batch_size=batch_size,
-        workers=workers,
-        device=str(place),
-        precision=precision,
-        classes=classes,
-        memory_limit_mb=0,
-    )
+    return Labelled(pictures, chosen)
 
 
 def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataSplits, bool]:

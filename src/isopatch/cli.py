@@ -190,6 +190,11 @@ def _eval(arguments: argparse.Namespace) -> int:
     gate = arguments.min_acc
     if gate is not None and not 0 <= gate <= 1:
         raise UsageError(f"--min-acc {gate:g}: give a share between 0 and 1, such as 0.95")
+    if arguments.sizes is not None:
+        return _eval_sizes(arguments)
+    for option in ("position_resize", "plot"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option.replace('_', '-')} says something about --sizes: give those too")
     from isopatch import api
 
     evaluation = api.evaluate_checkpoint(
@@ -207,6 +212,39 @@ def _eval(arguments: argparse.Namespace) -> int:
     _emit(arguments, evaluation, cli_text.evaluation)
     if gate is not None and evaluation["top1"] < gate:
         raise GateFailed(f"top-1 {evaluation['top1']:.4f} is below --min-acc {gate:g}")
+    return EXIT_DONE
+
+
+def _eval_sizes(arguments: argparse.Namespace) -> int:
+    from isopatch import cli_text
+
+    if arguments.min_acc is not None:
+        raise UsageError(
+            "--min-acc is a gate on one evaluation, --sizes makes several: leave one of them out"
+        )
+    sizes = [_image_size(text.strip(), "--sizes") for text in arguments.sizes.split(",")]
+    from isopatch.report.sizes_plot import default_file, plot_file, write_sizes_plot
+
+    file = None if arguments.plot is None else plot_file(arguments.plot)
+    from isopatch.eval_sizes import evaluate_sizes
+
+    document = evaluate_sizes(
+        arguments.checkpoint,
+        arguments.data,
+        sizes,
+        split=arguments.split,
+        name=arguments.model,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        device=arguments.device,
+        precision=arguments.precision,
+        bad=arguments.bad,
+        threads=arguments.threads,
+        position_resize=arguments.position_resize or "deit",
+    )
+    file = file or default_file(document)
+    write_sizes_plot(document, file)
+    _emit(arguments, {**document, "plot": str(file)}, cli_text.sizes)
     return EXIT_DONE
 
 
@@ -273,16 +311,18 @@ def _models_show(arguments: argparse.Namespace) -> int:
 
 def _changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], int | tuple[int, int] | None]:
     """What --model.ARGUMENT and --image-size change in a model."""
-    from isopatch.recipes.reading import parse_value
+    from isopatch.recipes.reading import parse_size, parse_value
 
     given = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
+    if "image_size" in given:
+        given["image_size"] = parse_size(given["image_size"])
     return given, None if arguments.image_size is None else _image_size(arguments.image_size)
 
 
-def _image_size(text: str) -> int | tuple[int, int]:
+def _image_size(text: str, option: str = "--image-size") -> int | tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--image-size {text}: give pixels, as in 384, or rows x columns, as in 96x128")
+        raise UsageError(f"{option} {text}: give pixels, as in 384, or rows x columns, as in 96x128")
     return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))
 
 

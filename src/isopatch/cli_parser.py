@@ -151,6 +151,19 @@ def build_parser() -> Parser:
     )
     evaluate.add_argument("--workers", type=_count(0), default=0, metavar="N", help="loader processes")
     evaluate.add_argument("--threads", type=_count(1), metavar="N", help="CPU threads; default all cores")
+    evaluate.add_argument(
+        "--sizes",
+        metavar="N,N,...",
+        help="evaluate at several picture sizes: 160,224,192x320 (rows x columns)",
+    )
+    evaluate.add_argument(
+        "--position-resize",
+        choices=("deit", "timm", "hf", "jax"),
+        help="with --sizes: how positions are resized; default deit",
+    )
+    evaluate.add_argument(
+        "--plot", metavar="FILE", help="with --sizes: .png; default sizes-SPLIT.png in the run, or here"
+    )
     _add_inference(evaluate, batch_size=256)
 
     predict = verb("predict")

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,53 @@ def evaluation(document: Mapping[str, Any]) -> str:
     if len(classes) > CLASS_LINES:
         lines.append(f"and {len(classes) - CLASS_LINES:,} more classes; --json has all")
     return "\n".join(lines)
+
+
+def sizes(document: Mapping[str, Any]) -> str:
+    """Show a model at several picture sizes: cost, accuracy, speed, and what was resized for it."""
+    heads = ("size", "grid", "tokens", "GMACs", "top-1", "nll", "images/s (quartiles)", "resized")
+    rows: list[tuple[str, ...]] = [heads]
+    for row in document["sizes"]:
+        size = _by(row["image_size"]) + ("*" if row["trained"] else "")
+        if row["refused"] is not None:
+            rows.append((size, *["-"] * 6, "cannot be taken, see below"))
+            continue
+        rate = row["images_per_second"]
+        changes = [f"{c['what']} {_by(c['from'])} to {_by(c['to'])} ({c['how']})" for c in row["resized"]]
+        low, high = rate["quartiles"]
+        speed = f"{rate['median']:,.4g} ({low:,.4g}-{high:,.4g})"
+        rows.append(
+            (
+                size,
+                _by(row["grid"]),
+                f"{row['tokens']:,}",
+                f"{row['macs'] / 1e9:.3g}",
+                percent(row["top1"]),
+                f"{row['nll']:.4f}",
+                speed,
+                "; ".join(changes) or "nothing",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        f"{document['model']} on {document['split']}, {document['num_images']:,} pictures; "
+        f"{document['device']}, {document['precision']}, threads: {document['threads']}",
+        *(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ),
+        f"*: the size it was trained at, {_by(document['trained_size'])}; images/s of the model alone",
+    ]
+    lines += [
+        f"{_by(row['image_size'])}: {row['refused']}"
+        for row in document["sizes"]
+        if row["refused"] is not None
+    ]
+    return "\n".join([*lines, f"plot: {document['plot']}"])
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(str(side) for side in sides)
 
 
 def prediction(row: Prediction, *, as_json: bool) -> str:

@@ -151,10 +151,21 @@ def test_random_rectangles_keep_to_their_scale_and_ratio():
     crop = RandomResizedCrop(CONTRACT, scale=(0.3, 0.6), ratio=(0.5, 2.0))
     drawn = [crop.rectangle((400, 300), random.Random(seed)) for seed in range(500)]
     areas = [w * h / 120_000 for _, _, w, h in drawn]
-    aspects = [w / h for _, _, w, h in drawn]
+    aspects = [w / h * CONTRACT.height / CONTRACT.width for _, _, w, h in drawn]
     assert min(areas) > 0.29 and max(areas) < 0.61 and max(areas) - min(areas) > 0.25
     assert min(aspects) > 0.49 and max(aspects) < 2.05 and max(aspects) - min(aspects) > 1
     assert all(x >= 0 and y >= 0 and x + w <= 400 and y + h <= 300 for x, y, w, h in drawn)
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 32), (24, 60)])
+def test_pictures_are_distorted_no_more_in_a_rectangle_than_in_a_square(height, width):
+    """What training sees has the aspect that evaluation keeps, give or take the ratio."""
+    crop = RandomResizedCrop(InputContract(height=height, width=width), scale=(0.1, 0.4))
+    square = RandomResizedCrop(InputContract(height=32, width=32), scale=(0.1, 0.4))
+    for rectangles, aspect in ((crop, width / height), (square, 1.0)):
+        drawn = [rectangles.rectangle((4000, 3000), random.Random(seed)) for seed in range(400)]
+        distortions = [w / h / aspect for _, _, w, h in drawn]
+        assert 0.74 < min(distortions) < 0.8 and 1.25 < max(distortions) < 1.34
 
 
 def test_the_whole_picture_at_scale_one():

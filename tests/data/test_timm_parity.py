@@ -37,12 +37,17 @@ def global_states():
 
 
 def timm_pipeline(interpolation, **options):
-    """timm's training transform in its three parts: crop and flip, policy, tensor and erasing."""
+    """timm's training transform in its three parts: crop and flip, policy, tensor and erasing.
+
+    Its ratio is the crop's own aspect, ours is relative to the contract's.
+    """
+    aspect = CONTRACT.width / CONTRACT.height
     return timm_data.create_transform(
         (3, CONTRACT.height, CONTRACT.width),
         is_training=True,
         color_jitter=None,
         interpolation=interpolation,
+        ratio=(3 / 4 * aspect, 4 / 3 * aspect),
         mean=CONTRACT.mean,
         std=CONTRACT.std,
         separate=True,

@@ -91,6 +91,21 @@ def test_same_number_of_patches_in_another_shape_is_resized(tmp_path: Path) -> N
     torch.testing.assert_close(loaded.position.table.detach(), resize_table(table, (4, 9), (6, 6), 1, "deit"))
 
 
+def test_a_hybrids_grid_is_its_stems(tmp_path: Path) -> None:
+    small = {"depth": 1, "num_classes": 3, "image_size": (64, 96)}  # 2 x 3 patches of 8 on a map of a quarter
+    model = build(make_spec("vit_tiny_r_s16_p8_224", small))
+    save_model(tmp_path, model)
+    loaded = load(tmp_path, image_size=(96, 64))
+    table = model.position.table.detach()
+    torch.testing.assert_close(loaded.position.table.detach(), resize_table(table, (2, 3), (3, 2), 1, "deit"))
+
+
+def test_a_model_without_patches_takes_any_size(tmp_path: Path) -> None:
+    save_model(tmp_path, build(make_spec("cifar_resnet20", {"depth": 8, "width": 4})))
+    loaded = load(tmp_path, image_size=(24, 40))
+    assert (loaded.spec.input.height, loaded.spec.input.width) == (24, 40)
+
+
 def test_the_same_size_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = model_of((16, 36))
     save_model(tmp_path, model)

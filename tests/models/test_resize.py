@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isopatch.errors import UsageError
-from isopatch.models.resize import MODES, mean_norms, resize_table
+from isopatch.models.load import load
+from isopatch.models.resize import MODES, ResizeMode, mean_norms, resize_table
+from isopatch.models.save import save_model
+from isopatch.models.spec import build, make_spec
 
 DIM = 24
 # 24 x 24 is 384 pixels, 12 x 20 is 192 x 320; 7 x 28 has as many places as 14 x 14.
@@ -31,14 +35,16 @@ Grid = tuple[int, int]
 def jax(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """vit_jax, checkpoint.py: scipy's zoom of order 1 over the grid."""
     ndimage = pytest.importorskip("scipy.ndimage")
-    image = table[0, 1:].reshape(*old, DIM).double().numpy()
+    image = table[0, 1:].reshape(*old, -1).double().numpy()
     resized = ndimage.zoom(image, (new[0] / old[0], new[1] / old[1], 1), order=1)
-    return torch.cat((table[:, :1], torch.from_numpy(resized.astype(np.float32)).reshape(1, -1, DIM)), 1)
+    return torch.cat(
+        (table[:, :1], torch.from_numpy(resized.astype(np.float32)).reshape(1, -1, table.shape[2])), 1
+    )
 
 
 def deit(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """deit main.py, --finetune: bicubic on (1, C, rows, cols), corners not aligned."""
-    image = table[:, 1:].reshape(-1, *old, DIM).permute(0, 3, 1, 2)
+    image = table[:, 1:].reshape(-1, *old, table.shape[2]).permute(0, 3, 1, 2)
     resized = F.interpolate(image, size=new, mode="bicubic", align_corners=False)
     return torch.cat((table[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2)), dim=1)
 
@@ -61,12 +67,12 @@ def hf(table: Tensor, old: Grid, new: Grid) -> Tensor:
     from transformers.models.vit.modeling_vit import ViTEmbeddings
 
     config = transformers.ViTConfig(
-        hidden_size=DIM, image_size=old[0] * 16, patch_size=16, num_attention_heads=2
+        hidden_size=table.shape[2], image_size=old[0] * 16, patch_size=16, num_attention_heads=2
     )
     embeddings = ViTEmbeddings(config)
     with torch.no_grad():
         embeddings.position_embeddings.copy_(table)
-        tokens = torch.zeros(1, 1 + math.prod(new), DIM)
+        tokens = torch.zeros(1, 1 + math.prod(new), table.shape[2])
         resized: Tensor = embeddings.interpolate_pos_encoding(tokens, new[0] * 16, new[1] * 16)
     if math.prod(new) == math.prod(old) and torch.equal(resized, table):
         pytest.skip("transformers does not resample as many places on a grid of another shape")
@@ -94,6 +100,18 @@ def test_equals_its_origin(mode: str, old: Grid, new: Grid) -> None:
     assert resized.shape == expected.shape == (1, 1 + math.prod(new), DIM)
     assert float((resized - expected).abs().max()) <= 1e-6
     assert torch.equal(resized[:, 0], table[:, 0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_deit_small_loads_at_192x320(mode: ResizeMode, tmp_path: Path) -> None:
+    model = build(make_spec("deit_small_patch16_224", {"depth": 1, "num_classes": 3}))
+    save_model(tmp_path, model)
+    loaded = load(tmp_path, image_size=(192, 320), position_resize=mode)
+    table = model.state_dict()["position.table"]
+    expected = ORIGINS[mode](table, (14, 14), (12, 20))
+    assert expected.shape == (1, 1 + 240, 384)
+    assert float((loaded.state_dict()["position.table"] - expected).abs().max()) <= 1e-6
+    assert loaded(torch.randn(1, 3, 192, 320)).shape == (1, 3)
 
 
 def test_the_modes_are_not_one_another() -> None:

@@ -33,7 +33,9 @@ SIMPLE_RANDOM_PADDING = 4  # pixels, deit/augment.py
 class RandomResizedCrop:
     """A rectangle of random area and aspect, scaled to the contract's size (Szegedy et al. 2015).
 
-    The same draws from `random` and the same pixels as timm's RandomResizedCropAndInterpolation.
+    The same draws from `random` and the same pixels as timm's RandomResizedCropAndInterpolation, whose ratio
+    is the rectangle's own, width / height. Here it is relative to the contract's aspect: how far a picture
+    may be distorted. For a square that is the same; for a wide contract, timm's would stretch every picture.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class RandomResizedCrop:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: Interpolation = "bicubic",
     ) -> None:
-        """Draw the area from `scale` (shares of the picture) and the aspect (width / height) from `ratio`."""
+        """Draw the area from `scale` (shares of the picture) and the distortion from `ratio`."""
         self._size = (contract.width, contract.height)
         self._scale = scale
-        self._ratio = ratio
-        self._log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+        aspect = contract.width / contract.height
+        self._ratio = (ratio[0] * aspect, ratio[1] * aspect)
+        self._log_ratio = (math.log(self._ratio[0]), math.log(self._ratio[1]))
         self._filters = tuple(RESAMPLING[name] for name in interpolations(interpolation))
 
     def __call__(self, picture: Picture, rng: random.Random) -> Pixels:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isopatch.errors import IsopatchError
 from isopatch.models.formats.keymap import State
-from isopatch.models.resize import ResizeMode, mean_norms, resize_map, resize_table
+from isopatch.models.resize import Change, ResizeMode, mean_norms, resize_map, resize_table
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 from isopatch.nn.position import LearnedAxisPositions, LearnedPositions
@@ -72,14 +72,16 @@ def resized_positions(
     *,
     where: str,
     mode: ResizeMode = "deit",
+    changes: list[Change] | None = None,
 ) -> State:
     """Resize learned positions to the model's grid; prefix entries are kept as they are.
 
     old_grid: the grid the weights were trained at; None takes the square root of the number of entries. Sizes
     are compared as grids: a table for 8x18 does not fit 12x12. mode: see `resize.resize_table`; DeiT's own
-    fine-tuning is the default.
+    fine-tuning is the default. changes: receives what was resized.
     """
     result = dict(state)
+    changes = [] if changes is None else changes
     for name, module in model.named_modules():
         if isinstance(module, LearnedPositions) and (table := state.get(f"{name}.table")) is not None:
             count = table.shape[1] - module.prefix_entries
@@ -88,6 +90,7 @@ def resized_positions(
                 resized = resize_table(table, old, module.grid, module.prefix_entries, mode)
                 norms = mean_norms(table, resized, module.prefix_entries)
                 result[f"{name}.table"] = resized
+                changes.append(Change("positions", mode, old, module.grid, norms))
                 log.info(
                     "positions resized from a %dx%d grid to %dx%d (%s); mean length %.4f before, %.4f after",
                     *old,
@@ -100,6 +103,8 @@ def resized_positions(
                 table = state.get(f"{name}.{axis}")
                 if table is not None and table.shape[1] != size:
                     result[f"{name}.{axis}"] = resize_axis(table, size, mode)
+                    old, new = ((n, 1) if axis == "y" else (1, n) for n in (table.shape[1], size))
+                    changes.append(Change(f"positions along {axis}", mode, old, new))
                     log.info(
                         "positions along %s resized from %d to %d (%s)", axis, table.shape[1], size, mode
                     )
@@ -108,6 +113,7 @@ def resized_positions(
             old = _known_offsets(offsets, old_grid, where=where, what=f"{name}.table")
             if old != module.grid:
                 result[f"{name}.table"] = resize_offsets(table, old, module.grid, module.num_extra, mode)
+                changes.append(Change("relative biases", mode, old, module.grid))
                 log.info("relative biases resized from a %dx%d grid to %dx%d (%s)", *old, *module.grid, mode)
     return result
 

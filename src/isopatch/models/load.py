@@ -18,10 +18,14 @@ from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found, locate
 from isopatch.models.matching import load_strict, require_common
 from isopatch.models.native import read_config, read_spec
-from isopatch.models.resize import ResizeMode
+from isopatch.models.patch_resize import resized_patches
+from isopatch.models.resize import Change, ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
+from isopatch.models.token_resize import resized_token_maps, widened
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
+from isopatch.nn.resnet_stem import hybrid_grid, reduction
+from isopatch.nn.stem import as_pair
 
 log = logging.getLogger("isopatch")
 
@@ -45,20 +49,59 @@ def load(
     name: the model of a foreign file; not needed where a config.json beside it says so, and then it may only
         confirm it (or name the distilled twin, whose second token is fresh then).
     num_classes: another number than the file's gets a new classifier. None keeps the file's.
-    image_size: another size than the weights' resizes learned positions; prefix entries are kept.
+    image_size: another size than the weights' resizes learned positions; prefix entries are kept. Token-MLPs
+        go to whole multiples of their grid, see `isopatch.models.token_resize`.
     position_resize: how: "deit", "timm", "hf" (bicubic) or "jax" (bilinear); see `isopatch.models.resize`.
-    arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
+    arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1); and
+        patch_size, which resizes the patch kernels, see `isopatch.models.patch_resize`.
     class_names: names of the outputs; other names than the stored ones also get a new classifier. A file
         that names none keeps a classifier of as many outputs, taken in the order given, with a warning.
     Everything else is strict. What was made anew, resized or ignored is logged.
     Raises UsageError when the request is wrong, IsopatchError when the file is damaged, refused or misfits.
     """
-    if num_classes is not None and class_names is not None and num_classes != len(class_names):
-        raise UsageError(f"num_classes {num_classes} contradicts the {len(class_names)} class_names")
+    opened = open_weights(source)
+    return fit(
+        opened,
+        name,
+        num_classes,
+        image_size=image_size,
+        arguments=arguments,
+        class_names=class_names,
+        position_resize=position_resize,
+    )
+
+
+class OpenedWeights(NamedTuple):
+    """Weights read into memory, in the names of their file."""
+
+    found: Found
+    state: State
+
+
+def open_weights(source: str | Path) -> OpenedWeights:
+    """Find and read weights, to be built into models by `fit`, at one size or several."""
     found = locate(source)
     state, notes = read_state(found.weights)
     for note in notes:
         log.info("%s: %s", found.weights, note)
+    return OpenedWeights(found, state)
+
+
+def fit(
+    opened: OpenedWeights,
+    name: str | None = None,
+    num_classes: int | None = None,
+    *,
+    image_size: ImageSize | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    position_resize: ResizeMode = "deit",
+    changes: list[Change] | None = None,
+) -> Classifier:
+    """Build the model of opened weights; everything as `load` does. changes: receives what was resized."""
+    if num_classes is not None and class_names is not None and num_classes != len(class_names):
+        raise UsageError(f"num_classes {num_classes} contradicts the {len(class_names)} class_names")
+    found, state = opened
     asked = dict(arguments or {})
     if image_size is not None:
         asked["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
@@ -69,12 +112,17 @@ def load(
     else:
         known = _native_spec(found.folder, name, asked)
     spec, new_classifier = _wanted(known.spec, state, num_classes, class_names, where=where)
-    model = build(spec)
+    model = build(widened(spec, state, known.grid, grid_of(spec.architecture, spec.arguments)))
     require_common(model, state, where=where, name=spec.name)  # before new parts are put beside the file's
     if new_classifier is not None:
         state = fresh_heads(state, model, reason=new_classifier)
     state = fresh_distillation(state, model, where=where, name=spec.name)
-    state = resized_positions(state, model, known.grid, where=where, mode=position_resize)
+    changes = [] if changes is None else changes
+    count = len(changes)
+    state = resized_patches(state, model, where=where, asked="patch_size" in asked, changes=changes)
+    same_patch = len(changes) == count
+    state = resized_token_maps(state, model, known.grid, where=where, same_patch=same_patch, changes=changes)
+    state = resized_positions(state, model, known.grid, where=where, mode=position_resize, changes=changes)
     load_strict(model, state, where=where, name=spec.name)
     return model.eval()
 
@@ -91,7 +139,7 @@ def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Know
     spec = read_spec(folder)
     if name is not None and resolve(name).name != spec.name:
         raise UsageError(f"{folder} holds {spec.name}, not {resolve(name).name}: leave the name out")
-    grid = _grid(spec.arguments["image_size"], spec.arguments.get("patch_size"))
+    grid = grid_of(spec.architecture, spec.arguments)
     if not asked:
         return _Known(spec, grid)
     changed = make_spec(spec.name, {**spec.arguments, **asked}, classes=spec.classes)
@@ -113,8 +161,8 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
     if count is not None:
         given["num_classes"] = count
     spec = make_spec(entry.name, given, input_overrides=overrides)
-    grid = None if size is None else _grid(size, spec.arguments.get("patch_size"))
-    return _Known(spec, grid)
+    before = {**spec.arguments, **entry.arguments, "image_size": size}  # its own patches, not those asked for
+    return _Known(spec, None if size is None else grid_of(spec.architecture, before))
 
 
 def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) -> _Known:
@@ -129,7 +177,7 @@ def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) ->
         )
     own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
     spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
-    return _Known(spec, _grid(told.arguments["image_size"], told.arguments["patch_size"]))
+    return _Known(spec, grid_of(spec.architecture, {**spec.arguments, **told.arguments}))
 
 
 def _wanted(
@@ -173,9 +221,12 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in shown)
 
 
-def _grid(image_size: Any, patch_size: int | None) -> Grid | None:
-    """The grid of learned positions; a model without patches has none."""
-    if patch_size is None:
+def grid_of(architecture: str, arguments: Mapping[str, Any]) -> Grid | None:
+    """Return the grid of patches that architecture arguments describe; None where there are no patches."""
+    patch_size = arguments.get("patch_size")
+    if patch_size is None or patch_size < 1:
         return None
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = as_pair(arguments["image_size"])
+    if architecture == "hybrid":
+        return hybrid_grid((height, width), patch_size, reduction(arguments["layers"]))
     return height // patch_size, width // patch_size

@@ -29,6 +29,19 @@ class Norms(NamedTuple):
     after: float
 
 
+class Change(NamedTuple):
+    """One kind of weights that was brought to another size, as (rows, columns): places, or pixels of a patch.
+
+    how: the mode of a resize, or the name of what was done. norms: of position tables.
+    """
+
+    what: str
+    how: str
+    before: Grid
+    after: Grid
+    norms: Norms | None = None
+
+
 def resize_table(table: Tensor, old: Grid, new: Grid, prefix_entries: int, mode: ResizeMode) -> Tensor:
     """Resize (1, prefix_entries + rows * cols, C) from one grid to another.
 

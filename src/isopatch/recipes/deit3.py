@@ -119,7 +119,8 @@ def deit3_finetune(model: ModelNode, source: str, notes: Notes) -> RunConfig:
     """Fine-tune a DeiT III at 224 or 384 pixels: 20 epochs of AdamW at 1e-5."""
     size = _size(model, "deit3-finetune", notes)
     image_size = model.arguments.get("image_size", 224)
-    large = isinstance(image_size, int) and image_size > 300
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    large = height * width > 300**2
     wanted = {
         "image_size": image_size,
         "drop_path": size.drop_path_384 if large else size.drop_path_224,

@@ -58,6 +58,15 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def parse_size(value: Any) -> Any:
+    """Return [rows, columns] for a picture size written as 48x32, 48 for 48x48; anything else as it is."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", value.lower()) if isinstance(value, str) else None
+    if found is None:
+        return value
+    rows, columns = int(found[1]), int(found[2])
+    return rows if rows == columns else [rows, columns]
+
+
 def parse_overrides(overrides: list[tuple[str, str]]) -> tuple[list[Setting], list[str]]:
     """Return the settings that ("a.b", "text") pairs mean, and a problem for each key given twice."""
     settings: dict[str, Setting] = {}

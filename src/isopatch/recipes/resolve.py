@@ -7,6 +7,7 @@ configuration, then the model's arguments against its architecture function.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from isopatch.models import spec
 from isopatch.recipes.default import DIGITS, DefaultChoice, choose
 from isopatch.recipes.fit import Notes
 from isopatch.recipes.from_weights import model_of_weights, stored_model
-from isopatch.recipes.reading import Setting, parse_overrides, read_config_file
+from isopatch.recipes.reading import Setting, parse_overrides, parse_size, read_config_file
 from isopatch.recipes.schema import (
     annotation_of,
     holds_text,
@@ -111,7 +112,8 @@ def _known(settings: list[Setting], problems: list[str]) -> list[Setting]:
     for setting in settings:
         path, value = setting.path, setting.value
         if path[0] == "model" and len(path) == 2 and path[1] != "name":
-            good.append(setting)  # checked against the architecture function, in the second stage
+            # Checked against the architecture function, in the second stage.
+            good.append(replace(setting, value=parse_size(value)) if path[1] == "image_size" else setting)
             continue
         annotation = annotation_of(path) if path != ("model", "name") else str
         if annotation is None:

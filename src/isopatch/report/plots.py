@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 SERIES = ("#3b6fd4", "#e07b39", "#2f9e77", "#8e5bd0", "#d1495b", "#1b9aaa", "#b8912a", "#7a869a")
 MAX_POINTS = 360  # about one per two pixels of a chart
-_INK, _GRID = "#0a0b0c", "#d0d1d2"  # stand-ins, replaced by var(--muted) and var(--line)
-_STYLE: Any = {
+INK, GRID = "#0a0b0c", "#d0d1d2"  # stand-ins, replaced by var(--muted) and var(--line)
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "isopatch",
     "text.parse_math": False,  # a "$" in a name is a dollar
     "font.size": 9.5,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
     "axes.linewidth": 1.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -36,11 +36,11 @@ _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "y",
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
@@ -107,7 +107,7 @@ def calibration_chart(bins: Sequence[tuple[float, float, int]], *, title: str) -
 
     def draw(axes: Axes) -> None:
         confidence, accuracy, images = np.array(bins, dtype=np.float64).T
-        axes.plot([0, 1], [0, 1], color=_GRID, linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2, linestyle=(0, (4, 3)))
         axes.plot(confidence, accuracy, color=SERIES[0], linewidth=1.4, alpha=0.6)
         sizes = 14 + 180 * images / images.max()
         axes.scatter(confidence, accuracy, s=sizes, color=SERIES[0], alpha=0.85, linewidths=0)
@@ -155,7 +155,7 @@ def _svg(draw: Callable[[Axes], None], title: str, *, room_for_legend: bool = Fa
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 2.7))
         FigureCanvasSVG(figure)
         # Fixed margins, so that charts side by side align.
@@ -177,7 +177,7 @@ def _for_page(svg: str, title: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = svg.replace("xlink:href", "href").replace(_INK, "var(--muted)").replace(_GRID, "var(--line)")
+    svg = svg.replace("xlink:href", "href").replace(INK, "var(--muted)").replace(GRID, "var(--line)")
     head, rest = svg.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     name = escape(title)

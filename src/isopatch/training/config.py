@@ -62,7 +62,7 @@ class AugmentConfig(Node):
 
     crop: Literal["random-resized", "padded", "simple-random", "none"] = "random-resized"
     scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="distortion of a crop's aspect")
     padding: Annotated[int, Field(ge=0)] = Field(4, description="pixels, for crop: padded")
     padding_mode: Literal["zero", "reflect"] = "zero"
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"

@@ -1,0 +1,82 @@
+"""`isopatch eval --sizes`: one set of weights at several picture sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isopatch.api import labelled_pictures
+from isopatch.data.memory import keep_in_memory
+from isopatch.errors import UsageError
+from isopatch.models.load import fit, open_weights
+from isopatch.models.resize import ResizeMode
+from isopatch.predict import require_device
+from isopatch.training.config import DataConfig
+from isopatch.training.sizes import at_size
+
+
+def evaluate_sizes(
+    source: str | Path,
+    data: str,
+    sizes: Sequence[int | tuple[int, int]],
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    bad: str = "fail",
+    threads: int | None = None,
+    position_resize: ResizeMode = "deit",
+) -> dict[str, Any]:
+    """Evaluate whatever `load` opens at several picture sizes, (rows, columns) or one side, on one split.
+
+    The weights are read and the data opened once; the other arguments are those of `evaluate_checkpoint` and
+    `load`.
+    Returns plain JSON values: model, trained_size, split, num_images, position_resize, device, precision,
+    threads, and sizes, one row each (`isopatch.training.sizes.at_size`): what was resized, accuracy, speed,
+    cost, or why the model cannot take the size. Raises UsageError where it can take none of them.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = require_device(device)
+    opened = open_weights(source)
+    spec = fit(opened, name).spec
+    chosen = labelled_pictures(source, spec, data, split=split, bad=bad)
+    pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)  # one pass per size
+    trained = (spec.input.height, spec.input.width)
+    rows = []
+    for size in dict.fromkeys((side, side) if isinstance(side, int) else tuple(side) for side in sizes):
+        row = at_size(
+            lambda size, changes: fit(
+                opened, name, image_size=size, position_resize=position_resize, changes=changes
+            ),
+            pictures,
+            replace(spec.input, height=size[0], width=size[1]),
+            batch_size=batch_size,
+            workers=workers,
+            device=str(place),
+            precision=precision,
+        )
+        rows.append({**row, "trained": size == trained})
+    refused = [row["refused"] for row in rows if row["refused"] is not None]
+    if len(refused) == len(rows):
+        raise UsageError("\n".join(refused or ["no size to evaluate at: give at least one"]))
+    return {
+        "checkpoint": str(source),
+        "model": spec.name,
+        "trained_size": list(trained),
+        "data": data,
+        "split": chosen.split,
+        "num_images": len(pictures),
+        "position_resize": position_resize,
+        "device": str(place),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "sizes": rows,
+    }
