@@ -25,14 +25,16 @@ from isopatch.predict import require_device
 from isopatch.recipes.default import DefaultChoice, choose
 from isopatch.recipes.resolve import resolve
 from isopatch.training.config import DataConfig, RunConfig
-from isopatch.training.evaluate import Evaluation, evaluate
+from isopatch.training.evaluate import Evaluation
 from isopatch.training.hardware import available_cores
+from isopatch.training.heads import evaluate_taught
 from isopatch.training.loop import RunResult, finished_result, train_run
 from isopatch.training.place import agreed_config, located, run_folder
 from isopatch.training.plan import plan_run
 from isopatch.training.runfolder import RunFolder
 from isopatch.training.setup import data_fingerprint
 from isopatch.training.stop import StopRequest
+from isopatch.training.teacher import Member, open_members, split_sources
 
 log = logging.getLogger("isopatch")
 
@@ -197,11 +199,16 @@ def evaluate_checkpoint(
     precision: str = "fp32",
     bad: str = "fail",
     threads: int | None = None,
+    teacher: str | None = None,
+    baseline: str | None = None,
 ) -> Evaluation:
     """Evaluate whatever `load` opens on one split of a data set.
 
     split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
         cut as the run did that made the weights (they carry how).
+    teacher: what taught the model, given as for training. baseline: the same model trained without a teacher.
+        Both see the same pictures, each prepared as it expects. What they and the two heads of a model with a
+        distillation token tell is the result's `distillation`: see `isopatch.training.heads.evaluate_taught`.
     Classes are matched by name with those the model was trained on; a class the model does not know raises
     UsageError.
     """
@@ -234,7 +241,13 @@ def evaluate_checkpoint(
     for note in splits.notes:
         if not note.startswith("No validation split"):  # a sentence about training
             log.info("%s", note)
-    return evaluate(
+    others: dict[str, list[Member]] = {"teacher": [], "baseline": []}
+    for who, sources in (("teacher", teacher), ("baseline", baseline)):
+        if sources is not None:
+            others[who] = open_members(sources, classes, setting=f"--{who}")
+            if chosen in splits.cut:
+                _warn_of_other_cut(source, sources, data, chosen, who)
+    return evaluate_taught(
         model.to(place),
         pictures,
         model.spec.input,
@@ -243,8 +256,28 @@ def evaluate_checkpoint(
         device=str(place),
         precision=precision,
         classes=classes,
-        memory_limit_mb=0,
+        teacher=others["teacher"],
+        baseline=others["baseline"],
     )
+
+
+def _warn_of_other_cut(source: str | Path, others: str, data: str, chosen: str, who: str) -> None:
+    """Warn where a teacher or baseline was trained on pictures of the split that the model's run cut."""
+    cut_by = ("split_seed",) if chosen == "test" else ("split_seed", "val_fraction")
+    ours = recorded_data(source)
+    for other in split_sources(others):
+        theirs = recorded_data(other)
+        if ours is None or theirs is None or theirs["source"] not in (os.path.abspath(data), data):
+            continue
+        if any(ours[key] != theirs[key] for key in cut_by):
+            log.warning(
+                "the %s %s was trained on another cut of %s, so on pictures of this %s split: its accuracy "
+                "here says too much",
+                who,
+                other,
+                data,
+                chosen,
+            )
 
 
 def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataSplits, bool]:
