@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from isopatch.data.open import open_data
-from isopatch.data.source import DataSplits, ImageSource
-from isopatch.data.sources.relabel import relabel
+from isopatch.data.source import DataSplits
 from isopatch.data.summary import summarise
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.evaluation import evaluate_checkpoint as evaluate_checkpoint
 from isopatch.image.decode import DecodeError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
-from isopatch.models.locate import recorded_data
 from isopatch.nn.classifier import Classifier
-from isopatch.predict import require_device
 from isopatch.recipes.default import DefaultChoice, choose
 from isopatch.recipes.resolve import resolve
 from isopatch.recipes.teacher import auto_teacher
 from isopatch.training.config import DataConfig, RunConfig
-from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import available_cores
 from isopatch.training.loop import RunResult, finished_result, train_run
 from isopatch.training.place import RUNS, agreed_config, located, run_folder, with_teacher
 from isopatch.training.plan import plan_run
 from isopatch.training.runfolder import RunFolder
-from isopatch.training.setup import data_fingerprint
 from isopatch.training.stop import StopRequest
 from isopatch.training.teaching import require_heads
 
@@ -214,104 +209,3 @@ def open_splits(config: RunConfig, *, verify: Collection[str] = ()) -> DataSplit
         max_pixels=data.max_pixels,
         verify=verify,
     )
-
-
-def evaluate_checkpoint(
-    source: str | Path,
-    data: str,
-    *,
-    split: str | None = None,
-    name: str | None = None,
-    batch_size: int = 256,
-    workers: int = 0,
-    device: str = "cpu",
-    precision: str = "fp32",
-    bad: str = "fail",
-    threads: int | None = None,
-) -> Evaluation:
-    """Evaluate whatever `load` opens on one split of a data set.
-
-    split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
-        cut as the run did that made the weights (they carry how).
-    Classes are matched by name with those the model was trained on; a class the model does not know raises
-    UsageError.
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    place = require_device(device)
-    model = load(source, name=name)
-    chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
-    return evaluate(
-        model.to(place),
-        chosen.pictures,
-        model.spec.input,
-        batch_size=batch_size,
-        workers=workers,
-        device=str(place),
-        precision=precision,
-        classes=chosen.pictures.classes,
-        memory_limit_mb=0,
-    )
-
-
-class Labelled(NamedTuple):
-    """The pictures of a split, with labels that count the model's classes."""
-
-    pictures: ImageSource
-    split: str
-
-
-def labelled_pictures(
-    source: str | Path, spec: models.ModelSpec, data: str, *, split: str | None, bad: str
-) -> Labelled:
-    """Open one split of a data set for the model that `source` holds; see `evaluate_checkpoint`."""
-    splits, changed = _open_as_the_run_did(source, data, bad)
-    chosen = split or ("test" if splits.test is not None else "val")
-    if changed and chosen in splits.cut:
-        raise UsageError(
-            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
-            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
-            f"of its own"
-        )
-    pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
-    if pictures is None:
-        named = {"train": splits.train, "val": splits.val, "test": splits.test}
-        present = [name for name, source_ in named.items() if source_ is not None]
-        raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
-    classes = spec.classes
-    if classes is None:
-        if spec.arguments["num_classes"] != len(splits.classes):
-            raise UsageError(
-                f"{source} has {spec.arguments['num_classes']} classes without names, {data} has "
-                f"{len(splits.classes)}; evaluate a checkpoint trained on this data"
-            )
-        classes = splits.classes
-    pictures = relabel(pictures, classes, where=f"{data} ({chosen})")
-    for note in splits.notes:
-        if not note.startswith("No validation split"):  # a sentence about training
-            log.info("%s", note)
-    return Labelled(pictures, chosen)
-
-
-def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataSplits, bool]:
-    """Open data that was cut by seed as the run that made the weights cut it; say whether it changed since.
-
-    Other data is opened without a validation cut. Warns where a test split cut now may hold pictures that the
-    weights were trained on.
-    """
-    recorded = recorded_data(source)
-    if recorded is not None:
-        kept = {key: recorded[key] for key in ("val_fraction", "split_seed", "max_pixels")}
-        splits = open_data(data, bad="skip" if "skip" in (bad, recorded["bad"]) else "fail", **kept)
-        same_pictures = data_fingerprint(splits)["train"] == recorded["fingerprint"]
-        if same_pictures or recorded["source"] in (os.path.abspath(data), data):
-            return splits, not same_pictures
-    splits = open_data(data, bad=bad, val_fraction=0.0)
-    if "test" in splits.cut:
-        log.warning(
-            "%s has no test split of its own, and %s was trained on other data, or does not say on which: if "
-            "pictures of both are the same, the test split cut now holds some that it was trained on",
-            data,
-            source,
-        )
-    return splits, False

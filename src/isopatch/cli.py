@@ -208,6 +208,8 @@ def _eval(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         bad=arguments.bad,
         threads=arguments.threads,
+        teacher=arguments.teacher,
+        baseline=arguments.baseline,
     ).to_json()
     _emit(arguments, evaluation, cli_text.evaluation)
     if gate is not None and evaluation["top1"] < gate:

@@ -144,6 +144,12 @@ def build_parser() -> Parser:
         "--split", choices=("train", "val", "test"), help="default: test where there is one"
     )
     evaluate.add_argument(
+        "--teacher", metavar="SOURCE", help="what taught it: is it better, where do they differ"
+    )
+    evaluate.add_argument(
+        "--baseline", metavar="SOURCE", help="the same model trained without a teacher: what it gained"
+    )
+    evaluate.add_argument(
         "--min-acc", type=float, metavar="X", help="exit with code 3 below this share, e.g. 0.95"
     )
     evaluate.add_argument(

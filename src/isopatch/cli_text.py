@@ -53,7 +53,7 @@ def plan(document: Mapping[str, Any]) -> str:
 
 
 def evaluation(document: Mapping[str, Any]) -> str:
-    """Show a model's figures, per class and per head."""
+    """Show a model's figures, per class, and what its heads learned."""
     rows = {
         "top-1": f"{percent(document['top1'])} ({document['num_correct']:,} of {document['num_images']:,})",
         "top-5": percent(document["top5"]),
@@ -62,13 +62,9 @@ def evaluation(document: Mapping[str, Any]) -> str:
         "ece": f"{document['ece']:.4f}",
         "brier": f"{document['brier']:.4f}",
     }
-    heads = dict(document.get("heads") or {})
-    agreement = heads.pop("agreement", None)
-    for name, numbers in heads.items():
-        rows[f"head {name}"] = f"top-1 {percent(numbers['top1'])}"
-    if agreement is not None:
-        rows["heads agree"] = percent(agreement)
     lines = [table(rows), ""]
+    if "distillation" in document:
+        lines += [learned(document["distillation"], document["num_images"]), ""]
     classes = document["per_class"]
     width = max(len("class"), *(len(str(row["name"])) for row in classes[:CLASS_LINES]))
     lines.append(f"{'class':<{width}}  precision  recall      f1  pictures")
@@ -125,6 +121,85 @@ def sizes(document: Mapping[str, Any]) -> str:
 
 def _by(sides: Sequence[int]) -> str:
     return "x".join(str(side) for side in sides)
+
+
+VOTERS = {
+    "truth": "truth",
+    "teacher": "teacher",
+    "baseline": "baseline",
+    "student": "student",
+    "cls": "class head",
+    "dist": "distillation head",
+    "both": "both heads",
+    "mean_of_logits": "both, mean of logits",
+    "mean_of_probabilities": "both, mean of probabilities",
+}
+
+
+def learned(document: Mapping[str, Any], num_images: int) -> str:
+    """Show what a student's heads learned, and how it compares with its teacher and its baseline."""
+    voters = dict(document.get("heads") or {})
+    voters |= {who: document[who] for who in ("teacher", "baseline") if who in document}
+    figures = [
+        (VOTERS[name], percent(row["top1"]), percent(row["top5"]), f"{row['nll']:.4f}")
+        for name, row in voters.items()
+    ]
+    parts = [columns([("", "top-1", "top-5", "nll"), *figures])]
+    for who in ("teacher", "baseline"):
+        if who in document:
+            parts.append(compared(document[who]["compared"], who, num_images))
+    found = document["disagreement"]
+    names = [VOTERS[voter] for voter in found["voters"]]
+    rows = [(name, *(f"{rate:.3f}" for rate in row)) for name, row in zip(names, found["rates"], strict=True)]
+    parts.append("share of pictures decided differently:\n" + columns([("", *names), *rows]))
+    if "token_cosine" in document:
+        cosine = document["token_cosine"]
+        depths = [
+            (f"after block {depth}" if depth else "with positions")
+            for depth in range(len(cosine["by_depth"]))
+        ]
+        tokens = {"learned": cosine["learned"], **dict(zip(depths, cosine["by_depth"], strict=True))}
+        tokens["after the norm"] = cosine["after_norm"]
+        shown = table({name: f"{value:6.3f}" for name, value in tokens.items()}, indent="  ")
+        parts.append("cosine of class token and distillation token:\n" + shown)
+    gains = (document.get("baseline") or {}).get("gains") or []
+    if gains:
+        rows = [
+            (str(row["name"]), share(row["baseline"]), share(row["recall"]), points(row["gain"]))
+            for row in sorted(gains, key=lambda row: -row["gain"])[:CLASS_LINES]
+        ]
+        more = [f"and {len(gains) - CLASS_LINES:,} more classes; --json has all"] * (len(gains) > CLASS_LINES)
+        head = ("recall of class", "baseline", "student", "points")
+        parts.append("\n".join([columns([head, *rows]), *more]))
+    return "\n\n".join(parts)
+
+
+def compared(pairs: Mapping[str, Any], who: str, num_images: int) -> str:
+    """Say whether the student is better than its teacher or baseline, and how sure that is."""
+    ours, theirs = pairs["only_student"], pairs["only_other"]
+    gap = f"{100 * abs(pairs['difference']):.2f} points"
+    verdict = f"the student is {gap} better than the {who}"
+    if ours == theirs:
+        verdict = f"the student is as good as the {who}"
+    elif ours < theirs:
+        verdict = f"the student is {gap} worse than the {who}"
+    return (
+        f"{verdict}; McNemar's exact test: p = {pairs['p_value']:.2g}\n"
+        f"of {num_images:,} pictures {pairs['both_right']:,} are right for both, {ours:,} for the student "
+        f"alone, {theirs:,} for the {who} alone"
+    )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
 
 
 def prediction(row: Prediction, *, as_json: bool) -> str:
@@ -205,6 +280,11 @@ def table(rows: Mapping[str, str], indent: str = "") -> str:
 def percent(value: float) -> str:
     """Return a share as per cent with two digits."""
     return f"{100 * value:.2f} %"
+
+
+def points(value: float) -> str:
+    """Return a difference of shares in percentage points, with its sign; none for zero."""
+    return f"{100 * value:+.1f}" if value else "0.0"
 
 
 def share(value: float | None) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from isopatch.api import labelled_pictures
 from isopatch.data.memory import keep_in_memory
 from isopatch.errors import UsageError
+from isopatch.evaluation import labelled_pictures
 from isopatch.models.load import fit, open_weights
 from isopatch.models.resize import ResizeMode
 from isopatch.predict import require_device

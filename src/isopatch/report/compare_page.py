@@ -11,28 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from isopatch.errors import UsageError
+from isopatch.report.compare_heads import compare_heads
 from isopatch.report.curves import Chart, whole_percent, x_axis
-from isopatch.report.intervals import wilson
 from isopatch.report.plots import MAX_POINTS, SERIES, Line, line_chart
 from isopatch.report.render import picture, write_page
 from isopatch.report.run_files import Columns, RunFiles, read_run, section
 from isopatch.report.run_page import read_scores
+from isopatch.report.scale import Dot, Result, dot, dot_at, scale_of
 from isopatch.report.settings import differences, flatten
 from isopatch.report.wording import count, duration, number, percent, plain, si
 
 MAX_PREDICTIONS = 48
 _SEEDS = ("seed", "data_seed")
 _LOSS_POINTS = 80  # noisy losses laid over each other need smoothing to be told apart
-
-
-@dataclass(frozen=True)
-class Dot:
-    """Where a result and its 95 % interval lie on the table's common scale, in percent of its width."""
-
-    at: float
-    low: float
-    width: float
-    title: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ def write_comparison(
     names = _names(runs)
     split = "test" if any(_result(run, "test") for run in runs) else "val"
     results = [_result(run, split) for run in runs]
-    scale = _scale([result for result in results if result], [value for _, value, _ in reference_rows])
+    scale = scale_of([result for result in results if result], [value for _, value, _ in reference_rows])
     best = max((result[0] for result in results if result), default=None)
     return write_page(
         "compare.html.j2",
@@ -93,17 +84,18 @@ def write_comparison(
                     _link(run, out),
                     SERIES[index % len(SERIES)],
                     _cells(run, split),
-                    _dot(results[index], scale),
+                    dot(results[index], scale),
                     results[index] is not None and len(runs) > 1 and results[index][0] == best,  # type: ignore[index]
                 )
                 for index, (run, name) in enumerate(zip(runs, names, strict=True))
             ],
             "references": [
-                Reference(str(name), percent(value), str(note), _at(float(value), scale))
+                Reference(str(name), percent(value), str(note), dot_at(float(value), scale))
                 for name, value, note in reference_rows
             ],
             "groups": _groups(runs, results),
             "charts": _charts(runs, names),
+            "learned": compare_heads(runs, names, split),
             "differences": differences([run.config for run in runs]),
             "names": names,
             "warnings": _warnings(runs, names, split),
@@ -112,46 +104,10 @@ def write_comparison(
     )
 
 
-Result = tuple[float, int]  # top-1 as a fraction, pictures (0: unknown)
-
-
 def _result(run: RunFiles, split: str) -> Result | None:
     values = run.evaluations.get(split) or section(section(run.summary, "final"), split)
     top1, images = number(values.get("top1")), number(values.get("num_images"))
     return None if top1 is None or not 0 <= top1 <= 1 else (top1, max(0, int(images or 0)))
-
-
-def _interval(result: Result) -> tuple[float, float]:
-    top1, images = result
-    return wilson(round(top1 * images), images) if images > 0 else (top1, top1)
-
-
-def _scale(results: list[Result], references: list[float]) -> tuple[float, float]:
-    """Return the ends of the scale that shows all results, intervals and references, with a margin."""
-    bounds = [bound for result in results for bound in _interval(result)] + [float(v) for v in references]
-    if not bounds:
-        return 0.0, 1.0
-    margin = 0.06 * (max(bounds) - min(bounds)) or 0.01
-    return min(bounds) - margin, max(bounds) + margin
-
-
-def _dot(result: Result | None, scale: tuple[float, float]) -> Dot | None:
-    if result is None:
-        return None
-    low, high = _interval(result)
-    start, span = scale[0], scale[1] - scale[0]
-    title = f"{percent(result[0])}, 95 % interval {percent(low, 1)} to {percent(high, 1)}"
-    return Dot(
-        round(100 * (result[0] - start) / span, 2),
-        round(100 * (low - start) / span, 2),
-        round(100 * (high - low) / span, 2),
-        title,
-    )
-
-
-def _at(value: float, scale: tuple[float, float]) -> Dot:
-    at = round(100 * (value - scale[0]) / (scale[1] - scale[0]), 2)
-    return Dot(at, at, 0.0, percent(value))
 
 
 def _cells(run: RunFiles, split: str) -> tuple[str, ...]:

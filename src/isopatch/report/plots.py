@@ -78,8 +78,12 @@ def line_chart(
     y_format: Callable[[float], str] = "{:g}".format,
     legend: bool = True,
     zero: bool = False,
+    whole_x: bool = False,
 ) -> Markup | None:
-    """Return the chart, or None where no line has a finite point. zero: the y axis starts at 0."""
+    """Return the chart, or None where no line has a finite point.
+
+    zero: the y axis starts at 0. whole_x: only whole numbers are marked on the x axis.
+    """
     drawn = [line for line in lines if np.isfinite(line.x + line.y).any()]
     if not drawn:
         return None
@@ -92,6 +96,8 @@ def line_chart(
         axes.yaxis.set_major_formatter(lambda value, _position: y_format(value))
         axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
         axes.margins(x=0.02, y=0.08)
+        if whole_x:
+            axes.locator_params(axis="x", integer=True)
         if zero:
             axes.set_ylim(bottom=0)
         if legend and len(drawn) > 1:

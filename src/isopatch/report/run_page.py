@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isopatch.report.curves import Chart, run_charts
+from isopatch.report.heads_part import HeadsView, heads_view
 from isopatch.report.intervals import wilson
 from isopatch.report.mistakes import Mistakes, calibration_bins, find_mistakes, heads_table
 from isopatch.report.plots import calibration_chart
@@ -40,6 +41,7 @@ class EvaluationView:
     mistakes: Mistakes
     heads: list[tuple[str, str, str]]
     agreement: str | None
+    learned: HeadsView | None
     calibration: Chart | None
     sureness: str
 
@@ -70,7 +72,10 @@ def write_run_report(run_dir: Path, out: Path | None = None) -> Path:
             "notes": _notes(run),
             "warnings": _warnings(run),
             "charts": run_charts(run),
-            "evaluations": [_view(split, values) for split, values in run.evaluations.items()],
+            "evaluations": [
+                _view(split, values, {} if index else run.summary)
+                for index, (split, values) in enumerate(run.evaluations.items())
+            ],
             "split_names": SPLIT_NAMES,
             "changed": [setting for setting in settings if setting.changed],
             "settings": settings,
@@ -171,7 +176,7 @@ def _warnings(run: RunFiles) -> list[str]:
     return found + run.problems
 
 
-def _view(split: str, evaluation: dict[str, Any]) -> EvaluationView:
+def _view(split: str, evaluation: dict[str, Any], summary: dict[str, Any]) -> EvaluationView:
     heads, agreement = heads_table(evaluation)
     bins = calibration_bins(evaluation)
     svg = calibration_chart(bins, title="Calibration")
@@ -189,6 +194,7 @@ def _view(split: str, evaluation: dict[str, Any]) -> EvaluationView:
         find_mistakes(evaluation),
         heads,
         agreement,
+        heads_view(evaluation, summary),
         None if svg is None else Chart("Calibration", svg),
         _sureness(bins),
     )

@@ -10,9 +10,9 @@ import base64
 import contextlib
 import heapq
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from isopatch.data.loader import eval_batches
+from isopatch.data.loader import EvalBatch, eval_batches
 from isopatch.data.source import ImageSource
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
@@ -35,6 +35,18 @@ class Interrupted(Exception):
     """`stop` asked to end the evaluation before every picture was seen; no result exists."""
 
 
+class Observer(Protocol):
+    """Follows an evaluation: it computes the heads' logits, and sees each batch after it was counted."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what `model(images, heads=True)` does."""
+        ...
+
+    def see(self, batch: EvalBatch, logits: Mapping[str | None, NDArray[np.float32]]) -> None:
+        """Look at a batch and what `forward_heads` made of it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The result of `evaluate`; fractions lie in 0..1.
@@ -44,6 +56,7 @@ class Evaluation:
     metrics: what they were computed from; heads: the same per head, empty for a model with one head.
     agreement: share of pictures for which all heads predict one class; None with one head.
     mistakes: the most confident wrong predictions, most confident first.
+    distillation: what the heads learned, from `isopatch.training.heads.evaluate_taught`; None elsewhere.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +65,7 @@ class Evaluation:
     heads: dict[str, MetricAccumulator]
     agreement: float | None
     mistakes: tuple[dict[str, Any], ...]
+    distillation: dict[str, Any] | None = None
 
     @property
     def top1(self) -> float:
@@ -73,7 +87,8 @@ class Evaluation:
 
         Keys: top1 top5 nll ece brier num_images num_correct macro_recall, per_class, confusion
         [true][predicted] (None above 4096 classes), calibration, mistakes; for a model with several heads
-        also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share}.
+        also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share}; distillation where it
+        is known.
         """
         names = tuple(printable(name) for name in self.classes)
         result: dict[str, Any] = {
@@ -88,6 +103,8 @@ class Evaluation:
             counted = {name: head.scalars() for name, head in self.heads.items()}
             result["heads"] = {name: {key: values[key] for key in kept} for name, values in counted.items()}
             result["heads"]["agreement"] = self.agreement
+        if self.distillation is not None:
+            result["distillation"] = self.distillation
         return result
 
 
@@ -105,6 +122,7 @@ def evaluate(
     gallery: int = MAX_GALLERY,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    observer: Observer | None = None,
 ) -> Evaluation:
     """Evaluate `model` on every picture of `source`, each exactly once.
 
@@ -114,6 +132,7 @@ def evaluate(
     gallery: number of mistakes kept with a thumbnail of the decoded picture, at most 24.
     stop: asked before each batch; True ends with `Interrupted`.
     progress: called after each batch with the pictures seen and the pictures in all.
+    observer: computes the logits in place of model(x, heads=True), and sees them.
     Counts do not depend on batch_size and workers; the other figures agree within 1e-6 in fp32.
     Raises `UsageError` where the source is empty or its classes are not `classes`, `IsopatchError` naming the
     picture where the output is not finite.
@@ -142,7 +161,13 @@ def evaluate(
             def name(row: int, indices: NDArray[np.int64] = indices) -> str:
                 return printable(source.name(int(indices[row])))
 
-            outputs = forward_heads(model, batch.images, device=device, precision=precision)
+            outputs = forward_heads(
+                model,
+                batch.images,
+                device=device,
+                precision=precision,
+                forward=None if observer is None else observer.forward,
+            )
             if outputs[None].shape[1] != len(class_names):
                 raise UsageError(
                     f"the model has {outputs[None].shape[1]} outputs for {len(class_names)} class names"
@@ -156,6 +181,8 @@ def evaluate(
                     votes.append(counter.update(logits, labels, name=name)[0])
             if votes:
                 agreeing += int(np.all([vote == votes[0] for vote in votes], axis=0).sum())
+            if observer is not None:
+                observer.see(batch, outputs)
             if progress is not None:
                 progress(total.num_images, len(source))
     assert total.num_images == len(source), "a picture was left out or counted twice"
@@ -170,14 +197,21 @@ def evaluate(
 
 
 def forward_heads(
-    model: nn.Module, images: torch.Tensor, *, device: str, precision: str
+    model: nn.Module,
+    images: torch.Tensor,
+    *,
+    device: str,
+    precision: str,
+    forward: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = None,
 ) -> dict[str | None, NDArray[np.float32]]:
     """Return the model's logits (B, K) in float32 under the key None, and each head's where it has several.
 
-    The logits of several heads are averaged as `model(x)` does, without a second pass.
+    The logits of several heads are averaged as `model(x)` does, without a second pass. forward: in place of
+    model(images, heads=True).
     """
     with torch.no_grad(), autocast(device, precision):
-        heads: dict[str, torch.Tensor] = model(images.to(device, non_blocking=True), heads=True)
+        placed = images.to(device, non_blocking=True)
+        heads = model(placed, heads=True) if forward is None else forward(placed)
     logits = {name: value.float() for name, value in heads.items()}
     mean = torch.stack(list(logits.values())).mean(dim=0) if len(logits) > 1 else next(iter(logits.values()))
     result: dict[str | None, NDArray[np.float32]] = {None: mean.cpu().numpy()}

@@ -14,6 +14,7 @@ from isopatch.nn.classifier import Classifier
 from isopatch.training.ema import Ema
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import cpu_name
+from isopatch.training.heads import evaluate_taught
 from isopatch.training.progress import TrainingProgress
 from isopatch.training.runfolder import RunFolder
 from isopatch.training.setup import Best, Trainer, data_record
@@ -43,9 +44,7 @@ def validate(trainer: Trainer, folder: RunFolder, stop: StopRequest, progress: T
     for weights, model in _weight_sets(trainer):
         started = time.monotonic()
         try:
-            result = _evaluate(
-                trainer, model, trainer.val, stop, precision=trainer.choices.precision, gallery=0
-            )
+            result = _evaluate(trainer, model, trainer.val, stop, precision=trainer.choices.precision)
         except IsopatchError as error:
             raise IsopatchError(f"validation after step {trainer.step}: {error}") from error
         rows.append(
@@ -110,7 +109,10 @@ def selection_sentence(trainer: Trainer) -> str:
 
 
 def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, Any]:
-    """Evaluate `best/` on validation and test in float32, write evaluation-*.json and summary.json."""
+    """Evaluate `best/` on validation and test in float32, write evaluation-*.json and summary.json.
+
+    The teacher is asked about the test pictures too, or the validation pictures where there is no test split.
+    """
     from isopatch.models.load import load
 
     model = load(folder.best).to(trainer.device)
@@ -118,15 +120,24 @@ def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, 
     for split, source in (("val", trainer.val), ("test", trainer.splits.test)):
         if source is None:
             continue
-        result = _evaluate(trainer, model, source, stop, precision="fp32", gallery=24).to_json()
+        headline = split == "test" or trainer.splits.test is None
+        result = evaluate_taught(
+            model,
+            source,
+            trainer.spec.input,
+            classes=trainer.splits.classes,
+            teacher=trainer.teaching.teacher.members if headline and trainer.teaching else (),
+            batch_size=trainer.config.eval.batch_size,
+            workers=trainer.config.data.workers,
+            device=trainer.choices.device,
+            stop=stop,
+        ).to_json()
         folder.write_json(f"evaluation-{split}.json", result)
         final[split] = {key: result[key] for key in FINAL_KEYS}
         log.info("%s: top-1 %.2f %% of %s pictures", split, 100 * result["top1"], f"{result['num_images']:,}")
     test = trainer.splits.test
     if trainer.val is None and test is not None and trainer.ema is not None and trainer.ema.updates:
-        average = _evaluate(
-            trainer, _averaged(trainer.ema), test, stop, precision="fp32", gallery=0
-        ).to_json()
+        average = _evaluate(trainer, _averaged(trainer.ema), test, stop, precision="fp32").to_json()
         final["test_ema"] = {key: average[key] for key in FINAL_KEYS}
         log.info("test, moving average of the weights: top-1 %.2f %%", 100 * average["top1"])
     summary = summarise(trainer, folder, final)
@@ -198,7 +209,6 @@ def _evaluate(
     stop: StopRequest,
     *,
     precision: str,
-    gallery: int,
 ) -> Evaluation:
     return evaluate(
         model,
@@ -210,6 +220,6 @@ def _evaluate(
         precision=precision,
         classes=trainer.splits.classes,
         memory_limit_mb=0,  # the validation source was kept in memory already, once
-        gallery=gallery,
+        gallery=0,
         stop=stop,
     )

@@ -65,9 +65,7 @@ class Teacher:
             with autocast(self._device, self._precision):
                 logits: Tensor = member.model(seen).float()
             outputs.append(logits if member.columns is None else logits[:, member.columns.to(logits.device)])
-        if len(outputs) == 1:
-            return outputs[0]
-        return torch.stack([F.log_softmax(logits, dim=-1) for logits in outputs]).logsumexp(dim=0)
+        return mean_of(outputs)
 
     @torch.no_grad()
     def feature_map(self, images: Tensor) -> Tensor:
@@ -86,22 +84,34 @@ def open_teacher(
 
     classes: of the data. Raises UsageError where a source has no trained weights or not these classes.
     """
+    return Teacher(open_members(sources, classes), student=student, device=device, precision=precision)
+
+
+def open_members(sources: str, classes: Sequence[str], *, setting: str = "distill.teacher") -> list[Member]:
+    """Open the models of `open_teacher`; setting: what gave the sources, for messages."""
     members = []
-    for source in split_sources(sources):
+    for source in split_sources(sources, setting=setting):
         name, where = named_file(source)
         try:
             model = load(where, name=name)
         except UsageError as error:
-            raise UsageError(f"distill.teacher: {error}") from None
-        members.append(Member(model, _columns(model, classes, source), source))
-    return Teacher(members, student=student, device=device, precision=precision)
+            raise UsageError(f"{setting}: {error}") from None
+        members.append(Member(model, _columns(model, classes, source, setting), source))
+    return members
 
 
-def split_sources(sources: str) -> list[str]:
+def mean_of(outputs: Sequence[Tensor]) -> Tensor:
+    """Return one model's logits (B, K) as they are, of several the logarithm of the mean probabilities."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return torch.stack([F.log_softmax(logits, dim=-1) for logits in outputs]).logsumexp(dim=0)
+
+
+def split_sources(sources: str, *, setting: str = "distill.teacher") -> list[str]:
     """Take "a,b" apart; an empty part raises UsageError."""
     parts = [part.strip() for part in sources.split(",")]
     if not all(parts):
-        raise UsageError(f"distill.teacher '{sources}': a source is missing beside a comma")
+        raise UsageError(f"{setting} '{sources}': a source is missing beside a comma")
     return parts
 
 
@@ -131,14 +141,14 @@ def as_seen_by(images: Tensor, student: InputContract, teacher: InputContract) -
     return images
 
 
-def _columns(model: Classifier, classes: Sequence[str], source: str) -> Tensor | None:
+def _columns(model: Classifier, classes: Sequence[str], source: str, setting: str) -> Tensor | None:
     """Which outputs of a teacher are the data's classes; None where they are all of them, in order."""
     own = model.spec.classes
     count = int(model.spec.arguments["num_classes"])
     if own is None:
         if count != len(classes):
             raise UsageError(
-                f"distill.teacher: {source} has {count:,} classes without names, the data has "
+                f"{setting}: {source} has {count:,} classes without names, the data has "
                 f"{len(classes)}: give a teacher of these classes (train one with isopatch train, or "
                 f"--teacher auto)"
             )
@@ -154,7 +164,7 @@ def _columns(model: Classifier, classes: Sequence[str], source: str) -> Tensor |
     unknown = [printable(name) for name in classes if name not in place]
     if unknown:
         raise UsageError(
-            f"distill.teacher: {source} does not know {len(unknown)} of the data's {len(classes)} classes "
+            f"{setting}: {source} does not know {len(unknown)} of the data's {len(classes)} classes "
             f"({', '.join(unknown[:4])}{', ...' if len(unknown) > 4 else ''}): give a teacher of these"
         )
     if len(own) > len(classes):
