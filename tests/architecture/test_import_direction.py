@@ -22,7 +22,14 @@ TABLE: dict[str, tuple[str, ...]] = {
     "data": ("image",),
     "training": ("models", "nn.skeleton", "nn.classifier", "data", "image", "kernels"),
     # Beside the run's configuration: the second stage of its check, against the architecture functions.
-    "recipes": ("training.config", "models.spec", "models.load", "models.locate", "models.native"),
+    "recipes": (
+        "training.config",
+        "training.distill_config",
+        "models.spec",
+        "models.load",
+        "models.locate",
+        "models.native",
+    ),
     "report": ("training.config",),  # pydantic alone: the page says which settings are not the default
     "study": ("training", "recipes", "models", "report"),
     "explain": ("models", "image", "data", "report"),

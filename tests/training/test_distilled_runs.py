@@ -170,6 +170,22 @@ def test_stopped_and_resumed_ends_with_the_same_bits(splits, teacher, tmp_path) 
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
 
 
+def test_feature_distillation_resumes_and_trains_its_projection(splits, teacher, tmp_path) -> None:
+    settings = config(teacher, DEIT, distill={"feature_weight": 0.5})
+    run(settings, splits, tmp_path / "whole")
+    assert run(settings, splits, tmp_path / "parts", StopAfter(3)).state == "stopped"
+    first = checkpoint.find_latest(tmp_path / "parts" / "checkpoints").tensors("projector")["weight"].clone()
+    assert first.shape == (8, 16, 1, 1)
+    assert run(settings, splits, tmp_path / "parts").state == "finished"
+    assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+    last = checkpoint.find_latest(tmp_path / "parts" / "checkpoints").tensors("projector")["weight"]
+    assert not torch.equal(first, last)
+    run(config(teacher, DEIT), splits, tmp_path / "without")
+    assert digest(tmp_path / "without") != digest(tmp_path / "whole")
+    with pytest.raises(UsageError, match="feature maps of several teachers"):
+        setup.prepare(config(f"{teacher},{teacher}", distill={"feature_weight": 0.5}), splits)
+
+
 def test_a_stored_cache_of_another_order_is_not_used(splits, teacher, tmp_path) -> None:
     """Control: with the fingerprint forgotten, another order's answers would have been learnt."""
     cache = {"cache": str(tmp_path / "cache")}

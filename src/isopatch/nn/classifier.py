@@ -26,6 +26,13 @@ class Features(NamedTuple):
     map: Tensor
 
 
+class Encoded(NamedTuple):
+    """Features, and one of them per head after pooling: (B, H, C)."""
+
+    features: Features
+    pooled: Tensor
+
+
 class Classifier(nn.Module, ABC):
     """A model with named heads: pictures (B, C_in, H, W) -> logits (B, K) per head.
 
@@ -42,12 +49,8 @@ class Classifier(nn.Module, ABC):
         self.activation_checkpointing = False
 
     @abstractmethod
-    def pooled(self, x: Tensor) -> Tensor:
-        """Return one feature per head, (B, H, C)."""
-
-    @abstractmethod
-    def final_features(self, x: Tensor) -> Features:
-        """Return what leaves the last block and, where it precedes pooling, the final norm."""
+    def encode(self, x: Tensor) -> Encoded:
+        """Return what leaves the last block (and a final norm that precedes pooling), and what is pooled."""
 
     @abstractmethod
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
@@ -64,13 +67,17 @@ class Classifier(nn.Module, ABC):
         the model does not have.
         """
         if depth is None:
-            return self.final_features(x)
+            return self.encode(x).features
         if depth < 0:
             raise UsageError(f"depth {depth}: 0 is the stem, 1 the first block; leave it out for the end")
         found = next(islice(self.features_by_depth(x), depth, None), None)
         if found is None:
             raise UsageError(f"depth {depth}: the model has fewer blocks")
         return found
+
+    def head_logits(self, pooled: Tensor) -> dict[str, Tensor]:
+        """Return every head's logits (B, K) from one feature per head (B, H, C)."""
+        return {name: head(pooled[:, index]) for index, (name, head) in enumerate(self.heads.items())}
 
     @overload
     def forward(self, x: Tensor, heads: Literal[False] = False) -> Tensor: ...
@@ -84,8 +91,7 @@ class Classifier(nn.Module, ABC):
         heads: return every head's logits by name instead; otherwise several heads' logits are averaged.
         Raises UsageError (a ValueError) for a picture size that the parts cannot take.
         """
-        pooled = self.pooled(x)
-        logits = {name: head(pooled[:, index]) for index, (name, head) in enumerate(self.heads.items())}
+        logits = self.head_logits(self.encode(x).pooled)
         if heads:
             return logits
         every = list(logits.values())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from isopatch.errors import UsageError
 from isopatch.nn.checks import positive
-from isopatch.nn.classifier import Classifier, Features
+from isopatch.nn.classifier import Classifier, Encoded, Features
 from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.recompute import recomputed
 
@@ -82,18 +82,11 @@ class Pyramid(Classifier):
         self.pool = pool
         self.heads = nn.ModuleDict(heads)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Return one feature per head, (B, H, C)."""
-        tokens, _ = self._encode(x)
-        features: Tensor
-        _, features = self.pool(tokens, self.norm)
-        return features
-
-    def final_features(self, x: Tensor) -> Features:
-        """Return what leaves the last block and, where it precedes pooling, the final norm."""
+    def encode(self, x: Tensor) -> Encoded:
+        """Run everything but the heads."""
         tokens, grid = self._encode(x)
-        tokens, _ = self.pool(tokens, self.norm)
-        return _features(tokens, grid)
+        tokens, pooled = self.pool(tokens, self.norm)
+        return Encoded(_features(tokens, grid), pooled)
 
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
         """Yield what leaves the stem, then each block; a merging step belongs to the block after it."""

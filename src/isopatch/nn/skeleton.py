@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from isopatch.nn.classifier import Classifier
+from isopatch.nn.classifier import Classifier, Encoded
 from isopatch.nn.classifier import Features as Features
 from isopatch.nn.layout import Grid, as_map
 from isopatch.nn.position import join
@@ -54,18 +54,11 @@ class Isotropic(Classifier):
         """How many prefix tokens stand before the patch tokens."""
         return 0 if self.prefix is None else self.prefix.num_tokens
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Return one feature per head, (B, H, C)."""
-        tokens, _ = self._encode(x)
-        features: Tensor
-        _, features = self.pool(tokens, self.norm)
-        return features
-
-    def final_features(self, x: Tensor) -> Features:
-        """Return what leaves the last block and, where it precedes pooling, the final norm."""
+    def encode(self, x: Tensor) -> Encoded:
+        """Run everything but the heads."""
         tokens, grid = self._encode(x)
-        tokens, _ = self.pool(tokens, self.norm)
-        return self._features(tokens, grid)
+        tokens, pooled = self.pool(tokens, self.norm)
+        return Encoded(self._features(tokens, grid), pooled)
 
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
         """Yield what leaves the stem with prefix and positions, then each block."""

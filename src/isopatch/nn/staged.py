@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from isopatch.nn.classifier import Classifier, Features
+from isopatch.nn.classifier import Classifier, Encoded, Features
 from isopatch.nn.layout import as_tokens
 from isopatch.nn.recompute import recomputed
 
@@ -37,13 +37,10 @@ class Staged(Classifier):
         self.norm = norm
         self.heads = nn.ModuleDict(heads)
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Return the mean of the last map, (B, 1, C)."""
-        return self._encode(x).mean(dim=(2, 3)).unsqueeze(1)
-
-    def final_features(self, x: Tensor) -> Features:
-        """Return the last map, after the norm, also as tokens."""
-        return _features(self._encode(x))
+    def encode(self, x: Tensor) -> Encoded:
+        """Return the last map, after the norm, and its mean."""
+        last = self._encode(x)
+        return Encoded(_features(last), last.mean(dim=(2, 3)).unsqueeze(1))
 
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
         """Yield what leaves the stem, then each block of each stage: resolution and channels change."""

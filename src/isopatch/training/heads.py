@@ -209,7 +209,7 @@ class TokenCosine:
         sums.append(_cosines(final).sum())
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else sums
         self._images += len(images)
-        return {name: head(pooled[:, index]) for index, (name, head) in enumerate(self._model.heads.items())}
+        return self._model.head_logits(pooled)
 
     def to_json(self) -> dict[str, Any]:
         """Return learned, by_depth and after_norm."""

@@ -38,10 +38,21 @@ def decay_groups(
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, no_decay: Iterable[str], lr: float
+    model: nn.Module,
+    config: OptimizerConfig,
+    no_decay: Iterable[str],
+    lr: float,
+    *,
+    projector: nn.Module | None = None,
 ) -> NamedOptimizer:
-    """Build the configured optimiser over the model's decay groups."""
+    """Build the configured optimiser over the model's decay groups.
+
+    projector: trained beside the model (feature distillation); its names begin with `projector.`.
+    """
     decayed, spared = decay_groups(model, config, no_decay)
+    if projector is not None:
+        for name, parameter in projector.named_parameters():
+            (decayed if parameter.ndim > 1 else spared)[f"projector.{name}"] = parameter
     groups = [
         {"params": list(decayed.values()), "weight_decay": config.weight_decay},
         {"params": list(spared.values()), "weight_decay": 0.0},

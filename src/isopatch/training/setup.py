@@ -142,7 +142,13 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         val=None if splits.val is None else keep_in_memory(splits.val, limit_mb=limit),
         splits=splits,
         model=model,
-        optimizer=build_optimizer(model, config.optimizer, models.no_weight_decay(model), config.peak_lr),
+        optimizer=build_optimizer(
+            model,
+            config.optimizer,
+            models.no_weight_decay(model),
+            config.peak_lr,
+            projector=None if teaching is None else teaching.projector,
+        ),
         schedule=Schedule.of(config, sampler.steps_per_epoch),
         sampler=sampler,
         transform=TrainTransform(config.augment, model.spec.input),
@@ -184,6 +190,8 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict
     tensors = {"model": dict(trainer.model.state_dict()), "optimizer": optimizer_tensors}
     if trainer.ema is not None:
         tensors["ema"] = dict(trainer.ema.model.state_dict())
+    if trainer.teaching is not None and trainer.teaching.projector is not None:
+        tensors["projector"] = dict(trainer.teaching.projector.state_dict())
     state = {
         "step": trainer.step,
         "epoch": trainer.step / trainer.sampler.steps_per_epoch,
@@ -250,6 +258,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.optimizer.restore(checkpoint.tensors("optimizer"), state["optimizer"])
     if trainer.ema is not None:
         trainer.ema.restore(checkpoint.tensors("ema"), state["ema_updates"])
+    if trainer.teaching is not None and trainer.teaching.projector is not None:
+        restore_in_place(trainer.teaching.projector, checkpoint.tensors("projector"))
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.step = state["step"]
     trainer.evaluated_step = state["evaluated_step"]

@@ -11,8 +11,10 @@ from isopatch.data.loader import TrainBatch
 from isopatch.data.mixing import mix, smooth_targets
 from isopatch.data.seeding import derive_seed
 from isopatch.training import guard
-from isopatch.training.objectives import distillation_loss, labels_loss
+from isopatch.training.objectives import distillation_loss, feature_distillation, labels_loss
+from isopatch.training.projector import TaughtStudent
 from isopatch.training.setup import Trainer
+from isopatch.training.teaching import Teaching
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,13 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
         images = images.to(trainer.device, non_blocking=True)
         targets = targets.to(trainer.device, non_blocking=True)
         members = torch.split(batch.indices, config.micro_batch_size)[micro]
-        with trainer.autocast():
-            heads = model(images, heads=True)
         if trainer.teaching is None:
+            with trainer.autocast():
+                heads = model(images, heads=True)
             loss = labels_loss(heads, targets, config.objective)
         else:
-            teacher = trainer.teaching.logits(images, view=batch.view, micro=micro)
-            guard.check_teacher(teacher, batch.step, images, functools.partial(samples, members))
-            loss = distillation_loss(heads, targets, teacher, config.objective, config.distill)
+            named = functools.partial(samples, members)
+            loss = _taught_loss(trainer, trainer.teaching, images, targets, batch, micro, named)
         guard.check_loss(loss, batch.step, model, images, functools.partial(samples, members))
         trainer.scaler.scale(loss / config.accumulate).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
@@ -76,6 +77,31 @@ def train_step(trainer: Trainer, batch: TrainBatch) -> StepResult:
     if trainer.ema is not None:
         trainer.ema.update(model)
     return StepResult(loss=float(loss_sum) / config.accumulate, grad_norm=float(norm), lr=lr)
+
+
+def _taught_loss(
+    trainer: Trainer,
+    teaching: Teaching,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    batch: TrainBatch,
+    micro: int,
+    samples: guard.Names,
+) -> torch.Tensor:
+    """The loss of one micro-batch against labels and teacher."""
+    config = trainer.config
+    if teaching.projector is None:
+        with trainer.autocast():
+            heads = trainer.model(images, heads=True)
+        teacher = teaching.logits(images, view=batch.view, micro=micro)
+        guard.check_teacher(teacher, batch.step, images, samples)
+        return distillation_loss(heads, targets, teacher, config.objective, config.distill)
+    with trainer.autocast():
+        heads, projected = TaughtStudent(trainer.model, teaching.projector)(images)
+    teacher, wanted = teaching.logits_and_map(images)
+    guard.check_teacher(teacher, batch.step, images, samples)
+    loss = distillation_loss(heads, targets, teacher, config.objective, config.distill)
+    return loss + config.distill.feature_weight * feature_distillation(projected, wanted)
 
 
 def _micro_batches(batch: TrainBatch, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -64,17 +64,18 @@ class Teacher:
             seen = as_seen_by(images, self._student, member.model.spec.input)
             with autocast(self._device, self._precision):
                 logits: Tensor = member.model(seen).float()
-            outputs.append(logits if member.columns is None else logits[:, member.columns.to(logits.device)])
+            outputs.append(_chosen(logits, member))
         return mean_of(outputs)
 
     @torch.no_grad()
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the only model's feature map (B, C, h, w) for the student's pictures."""
+    def logits_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the only model's logits (B, K) and feature map (B, C, h, w), from one pass."""
         (member,) = self.members
         seen = as_seen_by(images, self._student, member.model.spec.input)
         with autocast(self._device, self._precision):
-            feature_map: Tensor = member.model.features(seen).map.float()
-        return feature_map
+            features, pooled = member.model.encode(seen)
+            logits = torch.stack(list(member.model.head_logits(pooled).values())).mean(dim=0)
+        return _chosen(logits.float(), member), features.map.float()
 
 
 def open_teacher(
@@ -98,6 +99,10 @@ def open_members(sources: str, classes: Sequence[str], *, setting: str = "distil
             raise UsageError(f"{setting}: {error}") from None
         members.append(Member(model, _columns(model, classes, source, setting), source))
     return members
+
+
+def _chosen(logits: Tensor, member: Member) -> Tensor:
+    return logits if member.columns is None else logits[:, member.columns.to(logits.device)]
 
 
 def mean_of(outputs: Sequence[Tensor]) -> Tensor:

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isopatch.data.seeding import derive_seed
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.nn.classifier import Classifier
 from isopatch.training.config import RunConfig
 from isopatch.training.distill_config import DistillConfig
 from isopatch.training.hardware import Choices
+from isopatch.training.projector import make_projector
 from isopatch.training.teacher import Teacher, open_teacher
 from isopatch.training.teacher_cache import TeacherCache, open_cache
 
@@ -59,12 +61,13 @@ class Teaching:
             return logits
         return self.cache.write(place, logits.cpu()).to(images.device)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the teacher's feature map (B, C, h, w)."""
+    def logits_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the teacher's logits (B, K) and feature map (B, C, h, w); never from the cache."""
         started = time.monotonic()
-        features = self.teacher.feature_map(images)
+        answer = self.teacher.logits_and_map(images)
         self.seconds += time.monotonic() - started
-        return features
+        self.asked += len(images)
+        return answer
 
     def to_json(self) -> dict[str, Any]:
         """What teaching cost and what the cache saved, in this process, for summary.json."""
@@ -113,7 +116,13 @@ def open_teaching(
             data_fingerprint=data_fingerprint,
             steps_per_epoch=steps_per_epoch,
         )
-    return Teaching(teacher, cache=cache, accumulate=config.accumulate, projector=None)
+    projector = None
+    if distill.feature_weight > 0:
+        if len(teacher.members) > 1:
+            raise UsageError("distill.feature_weight: feature maps of several teachers have no mean")
+        torch.manual_seed(derive_seed(config.seed, "projector"))
+        projector = make_projector(model, teacher.members[0].model).to(choices.device)
+    return Teaching(teacher, cache=cache, accumulate=config.accumulate, projector=projector)
 
 
 def require_heads(model: Classifier, distill: DistillConfig) -> None:
