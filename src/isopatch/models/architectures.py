@@ -25,6 +25,8 @@ MODULES = {
     "metaformer": "metaformer",
     "mobilenet_v3": "mobilenet_v3",
     "cifar_resnet": "cifar_resnet",
+    "timm": "external.timm",
+    "torchvision": "external.torchvision",
 }
 
 

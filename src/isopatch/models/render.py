@@ -69,10 +69,12 @@ def render_show(facts: Mapping[str, Any]) -> str:
     """Return what `describe` found as text."""
     contract = facts["input"]
     resize = "shorter side resized" if contract["resize"] == "shorter" else "squashed"
-    rows, cols = facts["grid"]
     arguments = ", ".join(f"{key}={value}" for key, value in facts["arguments"].items())
-    prefix = facts["tokens"] - rows * cols
-    tokens = f"{facts['tokens']:,} ({rows} x {cols} patches" + (f" + {prefix} prefix)" if prefix else ")")
+    tokens = "no feature map"
+    if facts["grid"] is not None:
+        rows, cols = facts["grid"]
+        prefix = facts["tokens"] - rows * cols
+        tokens = f"{facts['tokens']:,} ({rows} x {cols} patches" + (f" + {prefix} prefix)" if prefix else ")")
     lines = [
         ("name", facts["name"] + (f" ({', '.join(facts['aliases'])})" if facts["aliases"] else "")),
         ("architecture", f"{facts['architecture']}({arguments})"),

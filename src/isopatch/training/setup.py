@@ -19,6 +19,7 @@ from isopatch.models import spec as models
 from isopatch.models.describe import describe_spec
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
+from isopatch.nn.skeleton import Isotropic
 from isopatch.training.checkpoint import Checkpoint
 from isopatch.training.config import RunConfig
 from isopatch.training.ema import Ema, restore_in_place
@@ -112,6 +113,11 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         spec = models.ModelSpec.from_json(resume.document("config")["model"])
     fresh = config.weights is None or resume is not None
     model = models.build(spec) if fresh else _pretrained(config, spec, overrides)
+    if config.activation_checkpointing and not isinstance(model, Isotropic):
+        raise UsageError(
+            f"activation_checkpointing: {model.spec.name} is no run of equal blocks to recompute; "
+            f"leave it out"
+        )
     numbers = describe_spec(model.spec)
     choices = choose(config, numbers["macs"]) if resume is None else recorded_choices(resume)
     torch.set_num_threads(choices.threads)
