@@ -62,6 +62,7 @@ def render_list(rows: Sequence[Mapping[str, Any]] | None = None) -> str:
     text.append(
         "top-1: best published weights, ImageNet-1k or CIFAR-10; `isopatch models show NAME` has the sources"
     )
+    text.append("timm:NAME and torchvision:NAME are those libraries' own models")
     return "\n".join(text)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.models.architectures import architecture_function, architecture_module
-from isopatch.models.arguments import check_against, complete
+from isopatch.models.arguments import NotTaken, check_against, complete
 from isopatch.models.entry import ModelEntry as ModelEntry
 from isopatch.models.table import ALIASES as ALIASES
 from isopatch.models.table import MODELS as MODELS
@@ -85,6 +85,8 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> list[str]:
     try:
         with torch.device("meta"):
             function(**_as_keywords(merged))
+    except NotTaken as error:
+        return [f"model.{error}"]
     except UsageError as error:
         return [f"model: {error}"]
     return []

@@ -46,6 +46,7 @@ def resolve(name: str) -> ModelEntry:
     if canonical not in MODELS:
         known: Iterable[str] = (*MODELS, *ALIASES)
         raise UsageError(
-            f"unknown model '{name}'{nearest(name, known)}; 'isopatch models list' shows every name"
+            f"unknown model '{name}'{nearest(name, known)}; 'isopatch models list' shows every name; "
+            f"timm's and torchvision's own are timm:NAME and torchvision:NAME"
         )
     return MODELS[canonical]

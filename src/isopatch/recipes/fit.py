@@ -24,7 +24,7 @@ def arguments_of(model: ModelNode) -> dict[str, Any]:
 def accepts(model: ModelNode, key: str, value: Any) -> bool:
     """Return whether the model's architecture takes the argument `key` with this value."""
     problems = spec.check_arguments(model.name, {**model.arguments, key: value})
-    return not any(problem.startswith((f"model.{key}:", f"model: {key} ")) for problem in problems)
+    return not any(problem.startswith(f"model.{key}:") for problem in problems)
 
 
 def with_arguments(model: ModelNode, recipe: str, notes: Notes, wanted: Mapping[str, Any]) -> ModelNode:

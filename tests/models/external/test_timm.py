@@ -269,7 +269,7 @@ def test_names_that_are_none(name: str, message: str) -> None:
             {"model": "resnet50"},
             "model.model: resnet50, but the name is timm:test_resnet",
         ),
-        ("timm:vgg11", {"drop_path": 0.1}, "drop_path 0.1: timm:vgg11 does not take one"),
+        ("timm:vgg11", {"drop_path": 0.1}, "model.drop_path: 0.1, but timm:vgg11 takes none; leave it out"),
         ("timm:vgg11", {"image_size": 8}, "timm:vgg11 cannot take 8x8 pictures"),
         ("timm:test_resnet", {"drop_path": 1.5}, r"drop_path 1.5: must be a rate in \[0, 1\)"),
         ("timm:test_resnet", {"num_classes": 0}, "num_classes 0: must be at least 1"),

@@ -154,7 +154,11 @@ def entry(model: str) -> ModelEntry:
     return ModelEntry(
         name=f"torchvision:{model}",
         architecture="torchvision",
-        arguments={"model": model, "image_size": size, "num_classes": len(weights.meta["categories"])},
+        arguments={
+            "model": model,
+            "image_size": size,
+            "num_classes": len(weights.meta["categories"] or ()) or 1000,  # none: no classifier is published
+        },
         input=InputContract(
             height=size,
             width=size,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isopatch.errors import UsageError
+from isopatch.models.arguments import NotTaken
 from isopatch.models.formats.keymap import State
 from isopatch.nn.classifier import Classifier, Features
 from isopatch.nn.head import Head
@@ -166,13 +167,13 @@ def parameters_of(peer: type[nn.Module]) -> set[str]:
 def optional(
     given: Mapping[str, tuple[str, float | None]], accepted: set[str], name: str
 ) -> dict[str, float]:
-    """Return the peer's keywords for rates that were given; one it does not take raises UsageError.
+    """Return the peer's keywords for rates that were given; one it does not take raises NotTaken.
 
     given: our argument -> (the peer's keyword, value). None keeps the peer's own value.
     """
     for argument, (keyword, value) in given.items():
         if value is not None and keyword not in accepted:
-            raise UsageError(f"{argument} {value}: {name} does not take one; leave it out")
+            raise NotTaken(argument, value, name)
     return {keyword: value for keyword, value in given.values() if value is not None}
 
 
