@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from isopatch.data.open import open_data
 from isopatch.errors import UsageError
 from isopatch.models.load import load
+from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
 from isopatch.training.evaluate import evaluate
 
@@ -85,6 +86,14 @@ def test_equals_a_plain_implementation() -> None:
         expected = plain(x, dict(model.state_dict()))
         assert float((model(x) - expected).abs().max() / expected.abs().max()) <= 1e-10
         assert model.features(x).map.shape == (2, 32, 8, 8)
+
+
+def test_a_folder_of_ours_loads_alone(tmp_path: Path) -> None:
+    model = build(make_spec("cifar_resnet20", {"depth": 8})).eval()
+    save_model(tmp_path, model)
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(load(tmp_path)(x), model(x))
+    assert load(tmp_path, image_size=48).spec.input.height == 48  # no part of it knows the pictures' size
 
 
 def test_an_impossible_depth_is_refused() -> None:

@@ -247,7 +247,10 @@ def test_a_file_without_a_classifier(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (None, "nothing beside it says which model it is; give its name"),
-        ({"architecture": "resnet50"}, "its config.json says 'resnet50', which isopatch does not have"),
+        (
+            {"architecture": "resmet50"},
+            "its config.json says 'resmet50', which neither isopatch nor timm has",
+        ),
         ({"architecture": "vit_tiny_patch16_2240"}, "did you mean 'vit_tiny_patch16_224'"),
         ({"model_type": "dinov2"}, "transformers' dinov2 is not read"),
         (

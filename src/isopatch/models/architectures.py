@@ -28,6 +28,8 @@ MODULES = {
     "cycle_mlp": "cycle_mlp",
     "vision_permutator": "vision_permutator",
     "bench": "bench_model",
+    "timm": "external.timm",
+    "torchvision": "external.torchvision",
 }
 
 

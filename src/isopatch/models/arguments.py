@@ -7,7 +7,15 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from isopatch.errors import nearest
+from isopatch.errors import UsageError, nearest
+
+
+class NotTaken(UsageError):
+    """An argument of the architecture function that this one model does not have a part for."""
+
+    def __init__(self, argument: str, value: Any, model: str) -> None:
+        """Say which model does not take it."""
+        super().__init__(f"{argument}: {value}, but {model} takes none; leave it out")
 
 
 def check_against(function: Callable[..., Any], arguments: Mapping[str, Any], *, prefix: str) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
+from isopatch.models.external.names import is_external
 from isopatch.models.formats import npz, official, timm, transformers
 from isopatch.models.formats.keymap import State, rename
 from isopatch.models.table import ALIASES, MODELS, resolve
@@ -23,6 +24,8 @@ _TIMM_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels"}
 def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path) -> ModelEntry:
     """Return the entry a file belongs to: the given name, or timm's `architecture` in config.json.
 
+    An architecture that we do not have opens as timm's own model (`timm:NAME`).
+
     Raises UsageError when neither says it, or both do and contradict each other. Guessing from tensor shapes
     is not done: a ViT and a DeiT of one size have the same tensors and want different pictures.
     """
@@ -30,18 +33,23 @@ def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path)
     if name is not None:
         asked = resolve(name)
         held = MODELS.get(ALIASES.get(told, told)) if isinstance(told, str) else None
+        if is_external(asked.name) and told == asked.arguments["model"].partition(".")[0]:
+            return asked  # a name that both have: timm's own model is wanted
         if held is not None and not _same_but_distilled(held, asked):
             raise UsageError(
                 f"{weights}: its config.json says {held.name}, not {asked.name}: leave the name out"
             )
         return asked
     if isinstance(told, str):
-        if told not in MODELS:
+        if told in MODELS:
+            return MODELS[told]
+        try:
+            return resolve(f"timm:{told}")
+        except UsageError:
             raise UsageError(
-                f"{weights}: its config.json says '{told}', which isopatch does not have"
+                f"{weights}: its config.json says '{told}', which neither isopatch nor timm has"
                 f"{nearest(told, MODELS)}; 'isopatch models list' shows every name"
-            )
-        return MODELS[told]
+            ) from None
     stem = weights.name.split(".")[0].split("-")[0]
     guess = f", for example '{ALIASES.get(stem, stem)}'" if stem in MODELS or stem in ALIASES else ""
     raise UsageError(

@@ -47,7 +47,7 @@ def _fetch(repository: str, filename: str, revision: str | None) -> Path:
     )
 
     try:
-        local_only = constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT)
+        local_only = constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT)
         return Path(hf_hub_download(repository, filename, revision=revision, local_files_only=local_only))
     except LocalEntryNotFoundError:
         raise IsopatchError(
@@ -68,8 +68,8 @@ def _fetch(repository: str, filename: str, revision: str | None) -> Path:
         raise IsopatchError(f"hub model {repository}: download of {filename} failed ({first})") from None
 
 
-def _reachable(endpoint: str) -> bool:
-    """Whether the hub answers, asked once: its own client retries for half a minute before it gives up."""
+def reachable(endpoint: str) -> bool:
+    """Whether a server answers, asked once: the hub's client retries for half a minute before it gives up."""
     if getproxies():
         return True  # a proxy decides; a direct connection says nothing
     address = urlsplit(endpoint)

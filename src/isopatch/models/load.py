@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from isopatch.errors import UsageError
 from isopatch.image.names import printable
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
+from isopatch.models.architectures import architecture_module
+from isopatch.models.external.names import is_external
+from isopatch.models.external.wrapper import External
 from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
 from isopatch.models.formats import transformers
 from isopatch.models.formats.files import read_state
@@ -45,7 +48,8 @@ def load(
     """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
 
     source: a run folder (its best/, else its newest whole checkpoint), best/, a checkpoint folder, a
-        .safetensors, .pth, .pth.tar, .pt or .bin file, or a hub id (timm/NAME, hf-hub:OWNER/NAME).
+        .safetensors, .pth, .pth.tar, .pt or .bin file, a hub id (timm/NAME, hf-hub:OWNER/NAME), or a name of
+        timm's or torchvision's with published weights (timm:NAME, torchvision:NAME).
     name: the model of a foreign file; not needed where a config.json beside it says so, and then it may only
         confirm it (or name the distilled twin, whose second token is fresh then).
     num_classes: another number than the file's gets a new classifier. None keeps the file's.
@@ -106,11 +110,12 @@ def fit(
     if image_size is not None:
         asked["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
     where = str(found.weights)
-    if found.folder is None:
-        known = _foreign_spec(found, state, name, asked)
-        state = to_native_names(state, known.spec.architecture)
-    else:
-        known = _native_spec(found.folder, name, asked)
+    known = (
+        _foreign(found, state, name, asked)
+        if found.folder is None
+        else _native(found.folder, state, name, asked)
+    )
+    state = known.state
     spec, new_classifier = _wanted(known.spec, state, num_classes, class_names, where=where)
     model = build(widened(spec, state, known.grid, grid_of(spec.architecture, spec.arguments)))
     require_common(model, state, where=where, name=spec.name)  # before new parts are put beside the file's
@@ -123,50 +128,64 @@ def fit(
     same_patch = len(changes) == count
     state = resized_token_maps(state, model, known.grid, where=where, same_patch=same_patch, changes=changes)
     state = resized_positions(state, model, known.grid, where=where, mode=position_resize, changes=changes)
+    if isinstance(model, External):
+        state = model.refit(state)
     load_strict(model, state, where=where, name=spec.name)
     return model.eval()
 
 
 class _Known(NamedTuple):
-    """The spec to build for the weights, and the grid they were trained at where that is known."""
+    """The weights in our names, the spec to build for them, and the grid they were trained at if known."""
 
+    state: State
     spec: ModelSpec
     grid: Grid | None
 
 
-def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Known:
-    """The stored spec with overrides; a name may only confirm it."""
+def _native(folder: Path, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
+    """Our own weights: the stored spec with overrides; a name may only confirm it."""
     spec = read_spec(folder)
     if name is not None and resolve(name).name != spec.name:
         raise UsageError(f"{folder} holds {spec.name}, not {resolve(name).name}: leave the name out")
     grid = grid_of(spec.architecture, spec.arguments)
     if not asked:
-        return _Known(spec, grid)
+        return _Known(state, spec, grid)
     changed = make_spec(spec.name, {**spec.arguments, **asked}, classes=spec.classes)
     resized = replace(spec.input, height=changed.input.height, width=changed.input.width)
-    return _Known(replace(changed, input=resized), grid)
+    return _Known(state, replace(changed, input=resized), grid)
 
 
-def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
-    """The spec a foreign file's name and config.json give."""
+def _foreign(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
+    """Other people's weights: the spec is what their name and config.json give."""
     if transformers.is_transformers(found.config):
-        return _transformers_spec(found, name, asked)
+        return _transformers(found, state, name, asked)
+    if name is not None and found.name is not None and resolve(name).name != found.name:
+        raise UsageError(f"{found.name} and {name} are two models: keep one")
+    name = name or found.name
     entry = entry_for(name, found.config, found.weights)
     overrides, size = input_in(found.config)
-    told = {} if name is not None else arguments_in(found.config)
-    if size is not None and name is None and not entry.plain:
+    external = is_external(entry.name)
+    told = {} if name is not None and found.name is None else arguments_in(found.config)
+    if size is not None and (external or (name is None and not entry.plain)):
         told.setdefault("image_size", size)
     given = {**told, **asked}
-    count = classes_in(to_native_names(state, entry.architecture))
+    if external:
+        arguments = {**entry.arguments, **given}
+        state = architecture_module(entry.architecture).native_state(
+            state, arguments, where=str(found.weights)
+        )
+    else:
+        state = to_native_names(state, entry.architecture)
+    count = classes_in(state)
     if count is not None:
         given["num_classes"] = count
     spec = make_spec(entry.name, given, input_overrides=overrides)
     before = {**spec.arguments, **entry.arguments, "image_size": size}  # its own patches, not those asked for
-    return _Known(spec, None if size is None else grid_of(spec.architecture, before))
+    return _Known(state, spec, None if size is None else grid_of(spec.architecture, before))
 
 
-def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) -> _Known:
-    """The spec of a transformers folder, whose configuration says everything; a name may only confirm it."""
+def _transformers(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> _Known:
+    """A transformers folder, whose configuration says everything; a name may only confirm it."""
     assert found.config is not None
     beside = found.weights.parent / "preprocessor_config.json"
     preprocessor = read_config(beside) if beside.is_file() else None
@@ -177,7 +196,8 @@ def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) ->
         )
     own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
     spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
-    return _Known(spec, grid_of(spec.architecture, {**spec.arguments, **told.arguments}))
+    state = to_native_names(state, spec.architecture)
+    return _Known(state, spec, grid_of(spec.architecture, {**spec.arguments, **told.arguments}))
 
 
 def _wanted(

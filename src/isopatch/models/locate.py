@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.models.external.names import is_external
+from isopatch.models.external.published import published_weights, without_weights
 from isopatch.models.native import CONFIG, WEIGHTS, is_native, read_config, verify
+from isopatch.models.table import ALIASES, MODELS
 
 log = logging.getLogger("isopatch")
 
@@ -25,16 +28,22 @@ class Found:
     """Weights on the disk.
 
     weights: the file. folder: a native folder whose config.json describes it, or None for foreign weights.
-    config: the config.json beside foreign weights, where there is one.
+    config: the config.json beside foreign weights, where there is one. name: the model, where the source
+    itself is its name (`timm:resnet18`).
     """
 
     weights: Path
     folder: Path | None
     config: dict[str, Any] | None = None
+    name: str | None = None
 
 
 def locate(source: str | Path) -> Found:
-    """Find the weights of a source; raises UsageError or IsopatchError naming what is missing or damaged."""
+    """Find the weights of a source: whatever opens trained weights asks here.
+
+    Raises UsageError or IsopatchError naming what is missing or damaged; the name of a model without trained
+    weights is a UsageError too.
+    """
     text = str(source)
     hub_id = next((text.removeprefix(prefix) for prefix in HUB_PREFIXES if text.startswith(prefix)), None)
     path = Path(source)
@@ -43,12 +52,17 @@ def locate(source: str | Path) -> Found:
     if hub_id is not None:
         from isopatch.models.hub import download
 
-        weights, config = download(hub_id)
-        return Found(weights, None, config)
+        file, beside = download(hub_id)
+        return Found(file, None, beside)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
         return _beside(path)
+    if is_external(text):
+        weights, config = published_weights(text)
+        return Found(weights, None, config, text)
+    if text in MODELS or text in ALIASES:
+        raise without_weights(text)
     raise UsageError(
         f"{text}: no such file or folder; weights of the hub are given as timm/NAME or hf-hub:OWNER/NAME"
     )

@@ -60,6 +60,8 @@ _PROOFS = {
     "mobilenet_v3": _PLAIN,
     "cycle_mlp": _PLAIN_STAGED,
     "vision_permutator": _PLAIN_STAGED,
+    "timm": "timm's own model: the wrapper's logits are its logits (tests/models/external)",
+    "torchvision": "torchvision's own model: the wrapper's logits are its logits (tests/models/external)",
     "bench": "every published architecture it can become, weights, logits and gradients "
     "(tests/models/test_bench_equals.py)",
     "cifar_resnet": "the published weights reach the published accuracy (results/cifar_resnets.json)",

@@ -62,6 +62,7 @@ def render_list(rows: Sequence[Mapping[str, Any]] | None = None) -> str:
     text.append(
         "top-1: best published weights, ImageNet-1k or CIFAR-10; `isopatch models show NAME` has the sources"
     )
+    text.append("timm:NAME and torchvision:NAME are those libraries' own models")
     return "\n".join(text)
 
 
@@ -69,10 +70,12 @@ def render_show(facts: Mapping[str, Any]) -> str:
     """Return what `describe` found as text."""
     contract = facts["input"]
     resize = "shorter side resized" if contract["resize"] == "shorter" else "squashed"
-    rows, cols = facts["grid"]
     arguments = ", ".join(f"{key}={value}" for key, value in facts["arguments"].items())
-    prefix = facts["tokens"] - rows * cols
-    tokens = f"{facts['tokens']:,} ({rows} x {cols} patches" + (f" + {prefix} prefix)" if prefix else ")")
+    tokens = "no feature map"
+    if facts["grid"] is not None:
+        rows, cols = facts["grid"]
+        prefix = facts["tokens"] - rows * cols
+        tokens = f"{facts['tokens']:,} ({rows} x {cols} patches" + (f" + {prefix} prefix)" if prefix else ")")
     lines = [
         ("name", facts["name"] + (f" ({', '.join(facts['aliases'])})" if facts["aliases"] else "")),
         ("architecture", f"{facts['architecture']}({arguments})"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.models.architectures import architecture_function, architecture_module
-from isopatch.models.arguments import check_against, complete
+from isopatch.models.arguments import NotTaken, check_against, complete
 from isopatch.models.entry import ModelEntry as ModelEntry
 from isopatch.models.table import ALIASES as ALIASES
 from isopatch.models.table import MODELS as MODELS
@@ -77,7 +77,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> list[str]:
     entry = resolve(name)
     function = architecture_function(entry.architecture)
     merged = {**entry.arguments, **arguments}
-    problems = check_against(function, merged, prefix="model.")
+    problems = check_against(function, merged, prefix="model.") + _renamed(entry, arguments)
     if problems:
         return problems
     import torch
@@ -85,6 +85,8 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> list[str]:
     try:
         with torch.device("meta"):
             function(**_as_keywords(merged))
+    except NotTaken as error:
+        return [f"model.{error}"]
     except UsageError as error:
         return [f"model: {error}"]
     return []
@@ -106,6 +108,7 @@ def make_spec(
     entry = resolve(name)
     merged = {**entry.arguments, **arguments}
     problems = check_against(architecture_function(entry.architecture), merged, prefix="model.")
+    problems += _renamed(entry, arguments)
     overrides = {key: value for key, value in (input_overrides or {}).items() if value is not None}
     unknown = sorted(set(overrides) - set(InputContract.__dataclass_fields__))
     problems += [f"input.{key}: unknown" for key in unknown]
@@ -154,6 +157,14 @@ def no_weight_decay(model: Classifier) -> set[str]:
     """
     names: set[str] = architecture_module(model.spec.architecture).no_weight_decay(model)
     return names
+
+
+def _renamed(entry: ModelEntry, arguments: Mapping[str, Any]) -> list[str]:
+    """The argument `model` of another library's models is what the name says."""
+    named = entry.arguments.get("model")
+    if named is None or arguments.get("model", named) == named:
+        return []
+    return [f"model.model: {arguments['model']}, but the name is {entry.name}; change the name alone"]
 
 
 def _as_keywords(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
+from isopatch.models.external.names import external_entry, is_external
 from isopatch.models.sizes import bench, comparators, convmixers, hybrids, mlps, transformers
 
 _TABLES = (transformers, hybrids, convmixers, mlps, comparators, bench)
@@ -34,11 +35,18 @@ def aliases_of(name: str) -> list[str]:
 
 
 def resolve(name: str) -> ModelEntry:
-    """Return the entry of a canonical name or alias; an unknown one raises UsageError with the nearest."""
+    """Return the entry of a canonical name or alias; an unknown one raises UsageError with the nearest.
+
+    Names of other libraries (`timm:NAME`, `torchvision:NAME`) have no line in the table: theirs is made here,
+    which imports the library.
+    """
+    if is_external(name):
+        return external_entry(name)
     canonical = ALIASES.get(name, name)
     if canonical not in MODELS:
         known: Iterable[str] = (*MODELS, *ALIASES)
         raise UsageError(
-            f"unknown model '{name}'{nearest(name, known)}; 'isopatch models list' shows every name"
+            f"unknown model '{name}'{nearest(name, known)}; 'isopatch models list' shows every name; "
+            f"timm's and torchvision's own are timm:NAME and torchvision:NAME"
         )
     return MODELS[canonical]

@@ -59,6 +59,14 @@ class Classifier(nn.Module, ABC):
         A depth that nobody asks for is not computed.
         """
 
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return one feature per head, (B, H, C)."""
+        return self.encode(x).pooled
+
+    def final_features(self, x: Tensor) -> Features:
+        """Return what leaves the last block and, where it precedes pooling, the final norm."""
+        return self.encode(x).features
+
     def features(self, x: Tensor, depth: int | None = None) -> Features:
         """Return tokens, grid and feature map of pictures (B, C_in, H, W).
 
@@ -67,7 +75,7 @@ class Classifier(nn.Module, ABC):
         the model does not have.
         """
         if depth is None:
-            return self.encode(x).features
+            return self.final_features(x)
         if depth < 0:
             raise UsageError(f"depth {depth}: 0 is the stem, 1 the first block; leave it out for the end")
         found = next(islice(self.features_by_depth(x), depth, None), None)
@@ -91,7 +99,7 @@ class Classifier(nn.Module, ABC):
         heads: return every head's logits by name instead; otherwise several heads' logits are averaged.
         Raises UsageError (a ValueError) for a picture size that the parts cannot take.
         """
-        logits = self.head_logits(self.encode(x).pooled)
+        logits = self.head_logits(self.pooled(x))
         if heads:
             return logits
         every = list(logits.values())

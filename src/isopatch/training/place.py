@@ -44,7 +44,7 @@ def run_folder(
     if out is None:
         if config is None:
             raise UsageError("nothing to continue: give --out, the folder of a run")
-        stem = f"{Path(config.data.source).name or 'data'}-{config.model.name}"
+        stem = f"{Path(config.data.source).name or 'data'}-{config.model.name.replace(':', '-')}"
         begun = _unfinished(stem, config) if resume == "auto" else None
         return RunFolder(begun or next_run_path(RUNS, stem))
     folder = RunFolder(Path(out))

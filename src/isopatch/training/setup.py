@@ -17,6 +17,7 @@ from isopatch.data.source import DataSplits, ImageSource, state_of
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.models import spec as models
 from isopatch.models.describe import describe_spec
+from isopatch.models.external.wrapper import External
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
 from isopatch.training.checkpoint import Checkpoint
@@ -114,6 +115,11 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         spec = models.ModelSpec.from_json(resume.document("config")["model"])
     fresh = config.weights is None or resume is not None
     model = models.build(spec) if fresh else _pretrained(config, spec, overrides)
+    if config.activation_checkpointing and isinstance(model, External):
+        raise UsageError(
+            f"activation_checkpointing: {model.spec.name} is another library's model, whose blocks are not "
+            f"known here; leave it out"
+        )
     numbers = describe_spec(model.spec)
     choices = choose(config, numbers["macs"]) if resume is None else recorded_choices(resume)
     torch.set_num_threads(choices.threads)

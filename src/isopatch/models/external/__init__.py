@@ -1,0 +1,1 @@
+"""Classification models of timm and torchvision by name: baselines to compare with, and teachers."""
