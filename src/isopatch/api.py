@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from isopatch.conversion import run as conversion
+from isopatch.conversion.targets import as_format
 from isopatch.data.open import open_data
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.data.sources.relabel import relabel
@@ -19,6 +21,7 @@ from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.decode import DecodeError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
+from isopatch.models.load import open_weights
 from isopatch.models.locate import recorded_data
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
@@ -209,19 +212,7 @@ def evaluate_checkpoint(
         torch.set_num_threads(threads)
     place = require_device(device)
     model = load(source, name=name)
-    splits, changed = _open_as_the_run_did(source, data, bad)
-    chosen = split or ("test" if splits.test is not None else "val")
-    if changed and chosen in splits.cut:
-        raise UsageError(
-            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
-            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
-            f"of its own"
-        )
-    pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
-    if pictures is None:
-        named = {"train": splits.train, "val": splits.val, "test": splits.test}
-        present = [name for name, source_ in named.items() if source_ is not None]
-        raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
+    splits, chosen, pictures = _split_of(source, data, split, bad)
     classes = model.spec.classes
     if classes is None:
         if model.spec.arguments["num_classes"] != len(splits.classes):
@@ -245,6 +236,81 @@ def evaluate_checkpoint(
         classes=classes,
         memory_limit_mb=0,
     )
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    check: bool = False,
+    against: str | Path | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+    partial: bool = False,
+    ema: bool = False,
+) -> dict[str, Any]:
+    """Write whatever `load` opens in another project's format, and measure that it is still the same model.
+
+    to: "isopatch", "timm", "deit", "npz" or "transformers". target: a folder, or a file with the format's
+        suffix; one that exists is refused unless overwrite. name, arguments, partial, ema: as in `load`.
+    check: compare the logits of the source, in our code, with those of the target in the code of its own
+        project, where that is installed. against: "timm", "transformers", or another checkpoint instead.
+    data, split: pictures to compare on, and to measure both sides' accuracy where they are of the model's
+        classes; a few are generated otherwise. against and data imply check.
+    tolerance: largest difference of a logit over the largest logit; default 1e-5, float32.
+    Returns the report as plain JSON values: read and written (tensors matched, reshaped, left_over, missing),
+    round_trip, not_kept, other_settings, check, passed. Where passed is false, target was not written.
+    Raises UsageError and IsopatchError, with nothing written, for what is refused.
+    """
+    wanted, place = as_format(to), Path(target)
+    limit = conversion.as_tolerance(tolerance)
+    conversion.ready(wanted, place, source, overwrite=overwrite)
+    opened = open_weights(source, name, arguments=arguments, partial=partial, ema=ema)
+    compared = None
+    if check or against is not None or data is not None:
+        compared = conversion.Check(against=None if against is None else str(against), tolerance=limit)
+    if data is not None:
+        spec = opened.model.spec
+        _, chosen, pictures = _split_of(source, data, split, "fail")
+        classes = spec.classes
+        if classes is None and spec.arguments["num_classes"] == len(pictures.classes):
+            classes = pictures.classes
+        labelled = classes is not None and set(pictures.classes) <= set(classes)
+        if labelled:
+            assert classes is not None
+            pictures = relabel(pictures, classes, where=f"{data} ({chosen})")
+        else:
+            log.info("%s: its classes are not the model's, so no accuracy is measured", data)
+        what = f"{data} ({chosen}), {len(pictures)} pictures"
+        compared = conversion.Check(
+            None if against is None else str(against), pictures, what, labelled, limit
+        )
+    return conversion.convert(opened, source, place, to=wanted, overwrite=overwrite, check=compared)
+
+
+def _split_of(
+    source: str | Path, data: str, split: str | None, bad: str
+) -> tuple[DataSplits, str, ImageSource]:
+    """Open the split to measure weights on: "test" where the data has one, else "val", when None."""
+    splits, changed = _open_as_the_run_did(source, data, bad)
+    chosen = split or ("test" if splits.test is not None else "val")
+    if changed and chosen in splits.cut:
+        raise UsageError(
+            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
+            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
+            f"of its own"
+        )
+    named = {"train": splits.train, "val": splits.val, "test": splits.test}
+    pictures: ImageSource | None = named.get(chosen)
+    if pictures is None:
+        present = [name for name, source_ in named.items() if source_ is not None]
+        raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
+    return splits, chosen, pictures
 
 
 def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataSplits, bool]:

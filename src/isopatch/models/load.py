@@ -8,18 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from isopatch.errors import UsageError
 from isopatch.image.names import printable
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
-from isopatch.models.foreign import arguments_in, classes_in, entry_for, input_in, to_native_names
-from isopatch.models.formats import transformers
+from isopatch.models.foreign import classes_in, entry_for, input_in, to_native_names
+from isopatch.models.formats import timm_config, transformers
 from isopatch.models.formats.files import read_state
 from isopatch.models.formats.keymap import State
-from isopatch.models.locate import Found, locate
-from isopatch.models.matching import load_strict, require_common
+from isopatch.models.locate import Found, averaged, locate
+from isopatch.models.matching import load_partial, load_strict, require_common
 from isopatch.models.native import read_config, read_spec
 from isopatch.models.resize import ResizeMode
 from isopatch.models.spec import ModelSpec, build, make_spec, resolve
+from isopatch.models.tally import Tally, identities, reshaped_in
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 
@@ -37,6 +40,8 @@ def load(
     arguments: Mapping[str, Any] | None = None,
     class_names: Sequence[str] | None = None,
     position_resize: ResizeMode = "deit",
+    partial: bool = False,
+    ema: bool = False,
 ) -> Classifier:
     """Return a model with the weights of `source`, on the CPU, in eval mode; its `spec` says what it is.
 
@@ -50,13 +55,52 @@ def load(
     arguments: overrides of architecture arguments that leave the weights' shapes alone (drop_path=0.1).
     class_names: names of the outputs; other names than the stored ones also get a new classifier. A file
         that names none keeps a classifier of as many outputs, taken in the order given, with a warning.
+    partial: take what fits by name and shape and leave the rest of the model fresh: "loaded X of Y tensors"
+        is logged, X = 0 is an error.
+    ema: the moving average of the weights, where the source holds one beside them.
     Everything else is strict. What was made anew, resized or ignored is logged.
     Raises UsageError when the request is wrong, IsopatchError when the file is damaged, refused or misfits.
     """
+    return open_weights(
+        source,
+        name,
+        num_classes,
+        image_size=image_size,
+        arguments=arguments,
+        class_names=class_names,
+        position_resize=position_resize,
+        partial=partial,
+        ema=ema,
+    ).model
+
+
+class Opened(NamedTuple):
+    """A model with its weights, how they met, and the file they came from (with its config.json)."""
+
+    model: Classifier
+    tally: Tally
+    found: Found
+
+
+def open_weights(
+    source: str | Path,
+    name: str | None = None,
+    num_classes: int | None = None,
+    *,
+    image_size: ImageSize | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    position_resize: ResizeMode = "deit",
+    partial: bool = False,
+    ema: bool = False,
+) -> Opened:
+    """Do what `load` does and tell how it went; the arguments are `load`'s."""
     if num_classes is not None and class_names is not None and num_classes != len(class_names):
         raise UsageError(f"num_classes {num_classes} contradicts the {len(class_names)} class_names")
     found = locate(source)
-    state, notes = read_state(found.weights)
+    if found.folder is not None and ema:
+        found = averaged(found)
+    raw, notes = read_state(found.weights, ema=ema and found.folder is None)
     for note in notes:
         log.info("%s: %s", found.weights, note)
     asked = dict(arguments or {})
@@ -64,19 +108,39 @@ def load(
         asked["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
     where = str(found.weights)
     if found.folder is None:
-        known = _foreign_spec(found, state, name, asked)
-        state = to_native_names(state, known.spec.architecture)
+        known = _foreign_spec(found, raw, name, asked)
+        held = to_native_names(raw, known.spec.architecture)
     else:
         known = _native_spec(found.folder, name, asked)
-    spec, new_classifier = _wanted(known.spec, state, num_classes, class_names, where=where)
+        held = raw
+    spec, new_classifier = _wanted(known.spec, held, num_classes, class_names, where=where, partial=partial)
     model = build(spec)
-    require_common(model, state, where=where, name=spec.name)  # before new parts are put beside the file's
-    if new_classifier is not None:
-        state = fresh_heads(state, model, reason=new_classifier)
-    state = fresh_distillation(state, model, where=where, name=spec.name)
+    require_common(model, held, where=where, name=spec.name)  # before new parts are put beside the file's
+    state = held if new_classifier is None else fresh_heads(held, model, reason=new_classifier)
+    if not (partial and "prefix.dist_token" in held):
+        state = fresh_distillation(state, model, where=where, name=spec.name)
+    fresh = {key for key, tensor in state.items() if key not in held or _is_new_head(key, tensor, held)}
     state = resized_positions(state, model, known.grid, where=where, mode=position_resize)
-    load_strict(model, state, where=where, name=spec.name)
-    return model.eval()
+    if partial:
+        loaded = load_partial(model, state, where=where, name=spec.name)
+    else:
+        load_strict(model, state, where=where, name=spec.name)
+        loaded = [key for key in model.state_dict() if key in state]
+    taken = [key for key in loaded if key not in fresh]
+    moved = set(reshaped_in(state, identities(raw)))
+    tally = Tally(
+        in_file=len(raw),
+        in_model=len(model.state_dict()),
+        matched=len(taken),
+        reshaped=tuple(key for key in taken if key in moved),
+        left_over=tuple(key for key in held if key not in taken),
+        missing=tuple(key for key in model.state_dict() if key not in taken),
+    )
+    return Opened(model.eval(), tally, found)
+
+
+def _is_new_head(key: str, tensor: Tensor, held: State) -> bool:
+    return key.startswith("heads.") and tensor is not held[key]
 
 
 class _Known(NamedTuple):
@@ -105,14 +169,25 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
         return _transformers_spec(found, name, asked)
     entry = entry_for(name, found.config, found.weights)
     overrides, size = input_in(found.config)
-    told = {} if name is not None else arguments_in(found.config)
+    told = {} if name is not None else timm_config.arguments_told(found.config)
     if size is not None and name is None and not entry.plain:
         told.setdefault("image_size", size)
     given = {**told, **asked}
     count = classes_in(to_native_names(state, entry.architecture))
     if count is not None:
         given["num_classes"] = count
-    spec = make_spec(entry.name, given, input_overrides=overrides)
+    classes = timm_config.classes_told(found.config)
+    if classes is not None and len(classes) != count:
+        classes = None
+    spec = make_spec(entry.name, given, input_overrides=overrides, classes=classes)
+    if entry.architecture == "convmixer" and found.config is None:
+        log.info(
+            "%s: does not say its activation; %s has %s (of the authors' weights 768/32 needs relu, the "
+            "others gelu)",
+            found.weights,
+            entry.name,
+            spec.arguments["activation"],
+        )
     grid = None if size is None else _grid(size, spec.arguments["patch_size"])
     return _Known(spec, grid)
 
@@ -139,11 +214,14 @@ def _wanted(
     class_names: Sequence[str] | None,
     *,
     where: str,
+    partial: bool,
 ) -> tuple[ModelSpec, str | None]:
     """Return (the spec with the wanted classes, why the classifier is new or None)."""
     names = None if class_names is None else tuple(class_names)
     wanted = num_classes if num_classes is not None else len(names) if names is not None else None
     count = classes_in(state)
+    if count is None and wanted is None and partial:
+        return spec, None  # the classifier is one of the parts that stay fresh
     if count is None and wanted is None:
         raise UsageError(f"{where}: has no classifier; give num_classes to put a new one on it")
     if wanted is None:
