@@ -271,8 +271,8 @@ def test_the_wrong_name_is_told(tmp_path: Path) -> None:
     save_file(timm_state(model_of("deit_tiny", **DEIT)), tmp_path / "deit.safetensors")
     with pytest.raises(
         IsopatchError,
-        match=r"does not fit deit_small_patch16_224: .* match; width 192 in the file, 384 in deit_small_patch16_"
-        r"224; depth 1 in the file, 12 in .*of another shape.*missing",
+        match=r"does not fit deit_small_patch16_224: .* match; width 192 in the file, 384 in deit_small_"
+        r"patch16_224; depth 1 in the file, 12 in .*of another shape.*missing",
     ):
         load(tmp_path / "deit.safetensors", name="deit_small", image_size=32)
     with pytest.raises(

@@ -19,11 +19,15 @@ def refuse_taken(
 
     ours: the names of the files that a folder written by us holds; one with others in it is left alone.
     """
-    origin = Path(source)
-    if origin.exists() and target.resolve() in (origin.resolve(), *origin.resolve().parents):
+    origin, place = Path(source).resolve(), target.resolve()
+    if origin.exists() and place in (origin, *origin.parents):
         raise UsageError(f"{target}: that is where the source is; give another place")
-    if not (target.exists() or target.is_symlink()):
+    if target.is_symlink():
+        raise UsageError(f"{target}: is a link; give the place itself")
+    if not target.exists():
         return
+    if place.is_relative_to(origin):
+        raise UsageError(f"{target}: is a part of the source; give another place")
     if not overwrite:
         raise UsageError(f"{target}: exists; --overwrite replaces it")
     if target.is_dir() != folder:
@@ -50,7 +54,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 def put(whole: Path, target: Path) -> None:
     """Rename what is whole and flushed to its place; a folder that is there is set aside first."""
-    if target.is_dir() and not target.is_symlink():
+    if target.is_dir():
         former = whole.parent / "former"
         os.rename(target, former)
         try:

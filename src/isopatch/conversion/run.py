@@ -60,7 +60,7 @@ def convert(
     state = targets.state_for(to, model)
     with place.beside(target) as temporary:
         files = targets.write(to, model, temporary, state)
-        back = targets.read_back(to, temporary, spec)
+        back = targets.read_back(to, temporary, model)
         report: dict[str, Any] = {
             "source": str(source),
             "target": str(target),
@@ -174,7 +174,7 @@ def _other_side(
     if reader is None or not peers.available(reader):
         missing = f" ({reader} is not installed)" if reader else ""
         yield peers.our_side(
-            targets.read_back(to, written, spec).model, f"isopatch, reading {target}{missing}"
+            targets.read_back(to, written, opened.model).model, f"isopatch, reading {target}{missing}"
         )
         return
     side = peers.timm_side if reader == "timm" else peers.transformers_side

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from isopatch.errors import UsageError, nearest
 from isopatch.files import fsync_folder, to_json, write_new
+from isopatch.models.adapt import trained_grid
 from isopatch.models.formats import deit, npz, timm, timm_config, transformers, transformers_config
 from isopatch.models.formats.files import WEIGHTS_SUFFIXES
 from isopatch.models.formats.keymap import State
@@ -142,12 +143,13 @@ def write(to: Format, model: Classifier, path: Path, state: Mapping[str, Tensor]
     return sorted(file.name for file in path.iterdir())
 
 
-def read_back(to: Format, path: Path, spec: ModelSpec) -> Opened:
+def read_back(to: Format, path: Path, model: Classifier) -> Opened:
     """Open what was written with our own reader; a file of weights alone is told what it holds."""
+    spec: ModelSpec = model.spec
     if is_folder(to, path):
         return open_weights(path)
     arguments = {key: value for key, value in spec.arguments.items() if key != "num_classes"}
-    return open_weights(path, spec.name, arguments=arguments)
+    return open_weights(path, spec.name, arguments=arguments, grid=trained_grid(model))
 
 
 def _packed(suffix: str, content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:

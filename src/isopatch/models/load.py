@@ -25,6 +25,7 @@ from isopatch.models.spec import ModelSpec, build, make_spec, resolve
 from isopatch.models.tally import Tally, identities, reshaped_in
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
+from isopatch.nn.resnet_stem import hybrid_grid, reduction
 
 log = logging.getLogger("isopatch")
 
@@ -93,8 +94,12 @@ def open_weights(
     position_resize: ResizeMode = "deit",
     partial: bool = False,
     ema: bool = False,
+    grid: Grid | None = None,
 ) -> Opened:
-    """Do what `load` does and tell how it went; the arguments are `load`'s."""
+    """Do what `load` does and tell how it went; the other arguments are `load`'s.
+
+    grid: what learned positions of the file stand for, where nothing beside it says so.
+    """
     if num_classes is not None and class_names is not None and num_classes != len(class_names):
         raise UsageError(f"num_classes {num_classes} contradicts the {len(class_names)} class_names")
     found = locate(source)
@@ -120,9 +125,10 @@ def open_weights(
     if not (partial and "prefix.dist_token" in held):
         state = fresh_distillation(state, model, where=where, name=spec.name)
     fresh = {key for key, tensor in state.items() if key not in held or _is_new_head(key, tensor, held)}
-    state = resized_positions(state, model, known.grid, where=where, mode=position_resize)
+    state = resized_positions(state, model, known.grid or grid, where=where, mode=position_resize)
     if partial:
-        loaded = load_partial(model, state, where=where, name=spec.name)
+        known_values = {key: tensor for key, tensor in state.items() if key not in fresh}
+        loaded = load_partial(model, known_values, where=where, name=spec.name)
     else:
         load_strict(model, state, where=where, name=spec.name)
         loaded = [key for key in model.state_dict() if key in state]
@@ -155,7 +161,7 @@ def _native_spec(folder: Path, name: str | None, asked: dict[str, Any]) -> _Know
     spec = read_spec(folder)
     if name is not None and resolve(name).name != spec.name:
         raise UsageError(f"{folder} holds {spec.name}, not {resolve(name).name}: leave the name out")
-    grid = _grid(spec.arguments["image_size"], spec.arguments["patch_size"])
+    grid = _grid(spec, spec.arguments["image_size"])
     if not asked:
         return _Known(spec, grid)
     changed = make_spec(spec.name, {**spec.arguments, **asked}, classes=spec.classes)
@@ -188,7 +194,7 @@ def _foreign_spec(found: Found, state: State, name: str | None, asked: dict[str,
             entry.name,
             spec.arguments["activation"],
         )
-    grid = None if size is None else _grid(size, spec.arguments["patch_size"])
+    grid = None if size is None else _grid(spec, size)
     return _Known(spec, grid)
 
 
@@ -204,7 +210,7 @@ def _transformers_spec(found: Found, name: str | None, asked: dict[str, Any]) ->
         )
     own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
     spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
-    return _Known(spec, _grid(told.arguments["image_size"], told.arguments["patch_size"]))
+    return _Known(spec, _grid(spec, told.arguments["image_size"]))
 
 
 def _wanted(
@@ -251,6 +257,13 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in shown)
 
 
-def _grid(image_size: Any, patch_size: int) -> Grid:
+def _grid(spec: ModelSpec, image_size: Any) -> Grid | None:
+    """The grid of a model's patches on pictures of a size; None for models without patches."""
+    patch = spec.arguments.get("patch_size")
+    if patch is None:
+        return None
+    layers = spec.arguments.get("layers")
+    if layers is not None:  # a hybrid's patches are cut from its ResNet's map
+        return hybrid_grid(image_size, patch, reduction(layers))
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return height // patch_size, width // patch_size
+    return height // patch, width // patch

@@ -59,7 +59,10 @@ def averaged(found: Found) -> Found:
     """Return the moving average beside native weights; raises UsageError where the folder has none."""
     assert found.folder is not None
     if not (found.folder / AVERAGE).is_file():
-        raise UsageError(f"{found.folder}: holds no moving average of the weights ({AVERAGE})")
+        raise UsageError(
+            f"{found.folder}: holds no moving average of the weights ({AVERAGE}); a run that keeps one "
+            f"has it in its newest checkpoint, RUN/checkpoints/last"
+        )
     verify(found.folder / AVERAGE)
     return Found(found.folder / AVERAGE, found.folder)
 

@@ -6,6 +6,7 @@ III and hybrids take their sizes as arguments there; ConvMixer and the MLPs come
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,7 +57,6 @@ _TRAINING = (
     "attn_drop_rate",
     "weight_init",
 )
-_POOLED = ("global_pool", "fc_norm")
 _SIZES = ("embed_dim", "dim", "depth", "num_blocks", "num_heads", "patch_size", "mlp_ratio")
 
 
@@ -87,22 +87,17 @@ def arguments_told(config: Mapping[str, Any] | None) -> dict[str, Any]:
     A plain entry (see `entry_told`) also gets what timm's name stands for.
     """
     given = dict((config or {}).get("model_args") or {})
-    for key in _TRAINING:
+    for key in (*_TRAINING, "num_classes"):  # the file itself says how many classes it has
         given.pop(key, None)
-    told: dict[str, Any] = {}
-    named = MODELS.get(str((config or {}).get("architecture")))
     entry = entry_told(config)
+    named = MODELS.get(str((config or {}).get("architecture")))
+    told: dict[str, Any] = {}
     if named is not None and entry is not None and entry.plain:
         told.update(named.arguments)
-    pooled = {key: given.pop(key) for key in _POOLED if key in given}
-    if pooled:
-        average = pooled.get("global_pool", "token") == "avg"
-        norm_after = pooled.get("fc_norm")
-        told["pool"] = "class" if not average else "norm-mean" if norm_after is False else "mean-norm"
-        if pooled.get("global_pool", "token") not in ("token", "avg"):
-            raise UsageError(
-                f"config.json pools with '{pooled['global_pool']}', which isopatch does not have"
-            )
+    architecture = "vit" if entry is None else entry.architecture
+    pool = _pool_told(given.pop("global_pool", None), given.pop("fc_norm", None), named)
+    if pool is not None:
+        told["pool"] = pool
     if "pos_embed" in given:
         told["position"] = "learned" if given.pop("pos_embed") == "learn" else "none"
     if "no_embed_class" in given:
@@ -114,7 +109,39 @@ def arguments_told(config: Mapping[str, Any] | None) -> dict[str, Any]:
             f"give the name and arguments of the model yourself"
         )
     told.update({_RENAMED.get(key, str(key)): value for key, value in given.items()})
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in told.items()}
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in told.items()
+        if not _goes_without_saying(key, value, architecture)
+    }
+
+
+def _pool_told(pool: str | None, fc_norm: bool | None, named: ModelEntry | None) -> str | None:
+    """Our `pool` for timm's `global_pool` and `fc_norm`."""
+    if pool is None or pool == "token":
+        return None if pool is None else "class"
+    if pool != "avg":
+        raise UsageError(f"config.json pools with '{pool}', which isopatch does not have")
+    usual = None if named is None else named.arguments.get("pool")  # vit_base_patch16_gap_224 has its own
+    if fc_norm is None and usual in ("norm-mean", "mean-norm"):
+        return str(usual)
+    return "norm-mean" if fc_norm is False else "mean-norm"
+
+
+def _goes_without_saying(key: str, value: Any, architecture: str) -> bool:
+    """Whether an argument says what an architecture without such a choice does anyway."""
+    if key in inspect.signature(architecture_function(architecture)).parameters:
+        return False
+    average = architecture in ("convmixer", "mlp_mixer", "resmlp", "gmlp")
+    usual = {
+        "pool": "mean-norm" if average else "class",
+        "position": "learned",
+        "class_token": True,
+        "class_position": architecture != "deit3",
+        "qkv_bias": True,
+        "activation": "gelu",
+    }
+    return key in usual and bool(usual[key] == value)
 
 
 def classes_told(config: Mapping[str, Any] | None) -> tuple[str, ...] | None:
@@ -218,13 +245,14 @@ def options(architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if architecture == "deit3":
         return common
     pool = arguments["pool"]
+    if pool != "class":
+        common["fc_norm"] = pool == "mean-norm"
     return {
         **common,
         "class_token": arguments["class_token"],
         "pos_embed": "learn" if arguments["position"] == "learned" else "none",
         "no_embed_class": not arguments["class_position"],
         "global_pool": "token" if pool == "class" else "avg",
-        "fc_norm": pool == "mean-norm",
     }
 
 
