@@ -10,6 +10,7 @@ Hardware: CPU. Time: about 2 minutes on one core.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ def formats() -> ModuleType:
     spec = importlib.util.spec_from_file_location("format_parity", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -115,7 +115,8 @@ def converted(document: Mapping[str, Any]) -> str:
         "written": f"{written['tensors']} tensors, {len(written['reshaped'])} reshaped",
         "read back": f"{trip['tensors']} tensors, largest difference {trip['max_abs_error']:g}",
     }
-    lines = [f"{document['target']}: {document['format']} ({', '.join(document['files'])})", table(rows)]
+    done = ", ".join(document["files"]) if document["passed"] else "NOT written"
+    lines = [f"{document['target']}: {document['format']} ({done})", table(rows)]
     lines += [f"not kept: {line}" for line in document["not_kept"]]
     lines += [f"note: {line}" for line in document["other_settings"]]
     if document["check"] is not None:

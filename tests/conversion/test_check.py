@@ -155,6 +155,8 @@ def test_the_gate_of_the_command(tmp_path: Path, source: Source, capsys: pytest.
     command = ["convert", str(folder), str(out), "--to", "timm", "--check", "--json"]
     assert cli.main(command) == 3
     captured = capsys.readouterr()
+    assert cli.main(command[:-1]) == 3
+    assert capsys.readouterr().out.startswith(f"{out}: timm (NOT written)")
     assert json.loads(captured.out)["check"]["differing_settings"] == ["LayerNorm eps"]
     assert f"is above --tolerance 1e-05: {out} was not written" in captured.err
     assert not out.exists()
