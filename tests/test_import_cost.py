@@ -31,6 +31,7 @@ print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
         "import isopatch\ndir(isopatch)\nisopatch.__version__",
         "from isopatch.cli import main\nmain(['--help'])",
         "from isopatch.cli import main\nmain(['eval', '--help'])",
+        "from isopatch.cli import main\nmain(['convert', '--help'])",
         "from isopatch.cli import main\nmain(['trian'])",
         "import isopatch\nisopatch.UsageError",
     ],

@@ -34,6 +34,7 @@ MODEL |= {
     "--threads": "1",
 }
 TINY = [word for pair in MODEL.items() for word in pair]
+NAMED = [word for key, value in MODEL.items() if key.startswith("--model") for word in (key, value)]
 
 
 # --- the doors ------------------------------------------------------------------------------------------
@@ -57,6 +58,12 @@ def doors(good: str, picture: str) -> dict[str, Callable[[str], list[str]]]:
         "predict CHECKPOINT": lambda p: ["predict", p, picture],
         "predict PATH": lambda p: ["predict", good, p],
         "predict --out": lambda p: ["predict", good, picture, "--out", p],
+        "convert SRC": lambda p: ["convert", p, "new", "--to", "isopatch", *NAMED],
+        "convert SRC --partial": lambda p: ["convert", p, "new", "--to", "timm", "--partial", *NAMED],
+        "convert SRC --ema": lambda p: ["convert", p, "new", "--to", "isopatch", "--ema", *NAMED],
+        "convert DST": lambda p: ["convert", good, p, "--to", "isopatch", "--overwrite"],
+        "convert --against": lambda p: ["convert", good, "new", "--to", "isopatch", "--against", p],
+        "convert --data": lambda p: ["convert", good, "new", "--to", "isopatch", "--data", p],
         "report RUN": lambda p: ["report", p, "--out", "page.html"],
         "report RUN RUN": lambda p: ["report", good, p, "--out", "page.html"],
         "models show": lambda p: ["models", "show", p],
@@ -79,6 +86,8 @@ MAY_SUCCEED = (
     ("train --dry-run", "run with"),
     ("data check", ""),
     ("predict --out", ""),
+    ("convert SRC", "run with"),
+    ("convert --against", "run with"),
 )
 
 

@@ -19,7 +19,15 @@ from typing import Any
 CANARY = "canary"  # a folder that the payload would create in the current folder
 
 # Hostile in another way: they hang or swell a careless reader, or hide the payload in rows.
-NO_PAYLOAD = ("name.yml", "deep.json", "deep.yaml", "aliases.yaml", "Parquet with pickled pictures")
+NO_PAYLOAD = (
+    "name.yml",
+    "deep.json",
+    "deep.yaml",
+    "aliases.yaml",
+    "Parquet with pickled pictures",
+    "truncated.safetensors",
+    "nan.safetensors",
+)
 
 
 class Payload:
@@ -75,6 +83,8 @@ def hostile_files(folder: Path, good: Path) -> dict[str, Path]:
             info.size = len(raw)
             archive.addfile(info, io.BytesIO(raw))
     numpy_objects(put("objects.npz", b""), put("objects.npy", b""))
+    numpy_objects_among_weights(put("objects-among-weights.npz", b""), good)
+    damaged_weights(put("truncated.safetensors", b""), put("nan.safetensors", b""), good)
     put("apply.yaml", f'model: !!python/object/apply:os.mkdir ["{CANARY}"]\n'.encode())
     put("new.yaml", f"!!python/object/new:os.mkdir [{CANARY}]\n".encode())
     put("name.yml", b"seed: !!python/name:os.system\n")
@@ -92,6 +102,27 @@ def numpy_objects(npz: Path, npy: Path) -> None:
     array[0] = Payload()
     np.savez(npz, labels=array)
     np.save(npy, array, allow_pickle=True)
+
+
+def numpy_objects_among_weights(npz: Path, good: Path) -> None:
+    """Whole weights, and one array of objects behind them."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    array = np.empty(1, dtype=object)
+    array[0] = Payload()
+    np.savez(npz, **load_file(good / "best" / "model.safetensors"), labels=array)
+
+
+def damaged_weights(truncated: Path, nan: Path, good: Path) -> None:
+    """Weights that end too early, and weights with one number that is none; both without a description."""
+    from safetensors.numpy import load_file, save_file
+
+    whole = good / "best" / "model.safetensors"
+    truncated.write_bytes(whole.read_bytes()[:-100])
+    state = load_file(whole)
+    state["heads.cls.linear.bias"][3] = float("nan")
+    save_file(state, nan)
 
 
 def alias_bomb() -> bytes:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isopatch.api import configure, create_model, evaluate_checkpoint, train
+    from isopatch.api import configure, convert, create_model, evaluate_checkpoint, train
     from isopatch.errors import IsopatchError, UsageError
     from isopatch.eval_sizes import evaluate_sizes
     from isopatch.models.describe import describe
@@ -27,6 +27,7 @@ _HOME = {
     "RunConfig": "isopatch.training.config",
     "UsageError": "isopatch.errors",
     "configure": "isopatch.api",
+    "convert": "isopatch.api",
     "create_model": "isopatch.api",
     "describe": "isopatch.models.describe",
     "evaluate": "isopatch.training.evaluate",
@@ -44,6 +45,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "configure",
+    "convert",
     "create_model",
     "describe",
     "evaluate",

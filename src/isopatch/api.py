@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 
+from isopatch.conversion import run as conversion
+from isopatch.conversion.targets import as_format
 from isopatch.data.open import open_data
 from isopatch.data.source import DataSplits
+from isopatch.data.sources.relabel import relabel
 from isopatch.data.summary import summarise
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.evaluation import evaluate_checkpoint as evaluate_checkpoint
+from isopatch.evaluation import split_of
 from isopatch.image.decode import DecodeError
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
+from isopatch.models.load import open_weights
 from isopatch.nn.classifier import Classifier
 from isopatch.recipes.default import DefaultChoice, choose
 from isopatch.recipes.resolve import resolve
@@ -209,3 +214,58 @@ def open_splits(config: RunConfig, *, verify: Collection[str] = ()) -> DataSplit
         max_pixels=data.max_pixels,
         verify=verify,
     )
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: str,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    check: bool = False,
+    against: str | Path | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    tolerance: float | None = None,
+    overwrite: bool = False,
+    partial: bool = False,
+    ema: bool = False,
+) -> dict[str, Any]:
+    """Write whatever `load` opens in another project's format, and measure that it is still the same model.
+
+    to: "isopatch", "timm", "deit", "npz" or "transformers". target: a folder, or a file with the format's
+        suffix; one that exists is refused unless overwrite. name, arguments, partial, ema: as in `load`.
+    check: compare the logits of the source, in our code, with those of the target in the code of its own
+        project, where that is installed. against: "timm", "transformers", or another checkpoint instead.
+    data, split: pictures to compare on, and to measure both sides' accuracy where they are of the model's
+        classes; a few are generated otherwise. against and data imply check.
+    tolerance: largest difference of a logit over the largest logit; default 1e-5, float32.
+    Returns the report as plain JSON values: read and written (tensors matched, reshaped, left_over, missing),
+    round_trip, not_kept, other_settings, check, passed. Where passed is false, target was not written.
+    Raises UsageError and IsopatchError, with nothing written, for what is refused.
+    """
+    wanted, place = as_format(to), Path(target)
+    limit = conversion.as_tolerance(tolerance)
+    conversion.ready(wanted, place, source, overwrite=overwrite)
+    opened = open_weights(source, name, arguments=arguments, partial=partial, ema=ema)
+    compared = None
+    if check or against is not None or data is not None:
+        compared = conversion.Check(against=None if against is None else str(against), tolerance=limit)
+    if data is not None:
+        spec = opened.model.spec
+        _, chosen, pictures = split_of(source, data, split, "fail")
+        classes = spec.classes
+        if classes is None and spec.arguments["num_classes"] == len(pictures.classes):
+            classes = pictures.classes
+        labelled = classes is not None and set(pictures.classes) <= set(classes)
+        if labelled:
+            assert classes is not None
+            pictures = relabel(pictures, classes, where=f"{data} ({chosen})")
+        else:
+            log.info("%s: its classes are not the model's, so no accuracy is measured", data)
+        what = f"{data} ({chosen}), {len(pictures)} pictures"
+        compared = conversion.Check(
+            None if against is None else str(against), pictures, what, labelled, limit
+        )
+    return conversion.convert(opened, source, place, to=wanted, overwrite=overwrite, check=compared)

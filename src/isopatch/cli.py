@@ -277,6 +277,39 @@ def _predict(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    from isopatch import cli_text
+    from isopatch.recipes.reading import parse_value
+
+    given = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
+    if given and arguments.model is None:
+        raise UsageError("--model.ARGUMENT VALUE: name the model too, with --model NAME")
+    from isopatch import api
+
+    report = api.convert(
+        arguments.source,
+        arguments.target,
+        to=arguments.to,
+        name=arguments.model,
+        arguments=given,
+        check=arguments.check or arguments.tolerance is not None,
+        against=arguments.against,
+        data=arguments.data,
+        split=arguments.split,
+        tolerance=arguments.tolerance,
+        overwrite=arguments.overwrite,
+        partial=arguments.partial,
+        ema=arguments.ema,
+    )
+    _emit(arguments, report, cli_text.converted)
+    if not report["passed"]:
+        error, limit = report["check"]["relative_error"], report["check"]["tolerance"]
+        raise GateFailed(
+            f"relative error {error:.1e} is above --tolerance {limit:g}: {arguments.target} was not written"
+        )
+    return EXIT_DONE
+
+
 def _report(arguments: argparse.Namespace) -> int:
     runs = [Path(run) for run in arguments.runs]
     out = None if arguments.out is None else Path(arguments.out)
@@ -386,6 +419,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _config,
     "eval": _eval,
     "predict": _predict,
+    "convert": _convert,
     "report": _report,
     "models list": _models_list,
     "models show": _models_show,

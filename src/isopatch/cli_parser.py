@@ -15,6 +15,7 @@ VERBS = {
     "train": "train a model: on digits, a folder of pictures, or a data set",
     "eval": "measure a trained model on a data set",
     "predict": "classify pictures",
+    "convert": "write a checkpoint in another project's format, and measure the error",
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
     "export": "write a model in another form: one file of source that needs torch alone",
@@ -183,6 +184,36 @@ def build_parser() -> Parser:
         "--top-k", type=_count(1), default=5, metavar="K", help="classes per picture, default 5"
     )
     _add_inference(predict, batch_size=64)
+
+    convert = verb("convert")
+    convert.add_argument("source", metavar="SRC", help=CHECKPOINT)
+    convert.add_argument("target", metavar="DST", help="a folder, or a file with the format's suffix")
+    convert.add_argument(
+        "--to", metavar="FORMAT", required=True, help="isopatch, timm, deit, npz, transformers"
+    )
+    convert.add_argument(
+        "--model",
+        metavar="NAME",
+        help="which model a file without a name holds; --model.ARGUMENT VALUE for sizes",
+    )
+    convert.add_argument("--check", action="store_true", help="compare the logits of both sides")
+    convert.add_argument(
+        "--against", metavar="timm|transformers|FILE", help="whose logits to compare with; implies --check"
+    )
+    convert.add_argument("--data", metavar="DATA", help=f"pictures to compare on: {DATA}; implies --check")
+    convert.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one")
+    convert.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="exit with code 3 above this relative error; default 1e-5",
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is at DST")
+    convert.add_argument(
+        "--partial", action="store_true", help="take the tensors that fit, leave others fresh"
+    )
+    convert.add_argument("--ema", action="store_true", help="take the moving average of the weights")
+    convert.settings_under = "model."
 
     report = verb("report")
     report.add_argument("runs", metavar="RUN", nargs="+", help="run folders")

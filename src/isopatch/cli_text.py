@@ -233,6 +233,63 @@ def exported(document: Mapping[str, Any]) -> str:
     return f"{document['out']}: {document['model']}, {document['lines']} lines"
 
 
+def converted(document: Mapping[str, Any]) -> str:
+    """Say what was written, what became of each tensor, and how far the logits are apart."""
+    read, written, trip = (document[key] for key in ("read", "written", "round_trip"))
+    rows = {
+        "model": f"{document['model']}, {document['parameters']:,} parameters",
+        "read": f"{read['matched']} of {read['tensors_in_model']} tensors matched, "
+        f"{len(read['reshaped'])} of them reshaped, {_named(read['left_over'], 'left over')}, "
+        f"{_named(read['missing'], 'missing')}",
+        "written": f"{written['tensors']} tensors, {len(written['reshaped'])} reshaped",
+        "read back": f"{trip['tensors']} tensors, largest difference {trip['max_abs_error']:g}",
+    }
+    done = ", ".join(document["files"]) if document["passed"] else "NOT written"
+    lines = [f"{document['target']}: {document['format']} ({done})", table(rows)]
+    lines += [f"not kept: {line}" for line in document["not_kept"]]
+    lines += [f"note: {line}" for line in document["other_settings"]]
+    if document["check"] is not None:
+        lines += ["", _checked(document["check"])]
+    return "\n".join(lines)
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    """Show a comparison of logits, and the settings that differ."""
+    verdict = "passed" if check["passed"] else "FAILED"
+    rows = {
+        "ours": check["ours"],
+        "theirs": check["theirs"],
+        "pictures": f"{check['pictures']}, prepared {check['prepared']}, {check['precision']}",
+        "logits": f"largest difference {check['max_error']:.1e}, mean {check['mean_error']:.1e}",
+        "relative": f"{check['relative_error']:.1e} of the largest logit ({verdict}: at most "
+        f"{check['tolerance']:g})",
+        "same top-1": percent(check["top1_agreement"]),
+    }
+    if check["own_input"] is not None:
+        own = check["own_input"]
+        rows["own input"] = (
+            f"each side prepares pictures its way: relative {own['relative_error']:.1e}, same top-1 "
+            f"{percent(own['top1_agreement'])}"
+        )
+    if check["accuracy"] is not None:
+        accuracy = check["accuracy"]
+        rows["accuracy"] = f"ours {percent(accuracy['ours'])}, theirs {percent(accuracy['theirs'])}"
+    settings = {}
+    for row in check["settings"]:
+        mine, other = (
+            words(row[side]) if row[side] is not None else "not said" for side in ("ours", "theirs")
+        )
+        settings[row["setting"]] = f"{mine} | {other}{'   <- differs' if row['differs'] else ''}"
+    return "\n".join([table(rows), "settings, ours | theirs:", table(settings, indent="  ")])
+
+
+def _named(names: list[str], what: str) -> str:
+    """Return a count with the first names."""
+    if not names:
+        return f"none {what}"
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
 def examined(document: Mapping[str, Any]) -> str:
     """Show what `doctor` found."""
     rows = {}

@@ -12,7 +12,7 @@ import torch
 from isopatch.data.memory import keep_in_memory
 from isopatch.errors import UsageError
 from isopatch.evaluation import labelled_pictures
-from isopatch.models.load import fit, open_weights
+from isopatch.models.load import fit, read_weights
 from isopatch.models.resize import ResizeMode
 from isopatch.predict import require_device
 from isopatch.training.config import DataConfig
@@ -45,16 +45,16 @@ def evaluate_sizes(
     if threads is not None:
         torch.set_num_threads(threads)
     place = require_device(device)
-    opened = open_weights(source)
-    spec = fit(opened, name).spec
+    weights = read_weights(source)
+    spec = fit(weights, name).model.spec
     chosen = labelled_pictures(source, spec, data, split=split, bad=bad)
     pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)  # one pass per size
     trained = (spec.input.height, spec.input.width)
     rows = []
     for size in dict.fromkeys((side, side) if isinstance(side, int) else tuple(side) for side in sizes):
         row = at_size(
-            lambda size, changes: fit(
-                opened, name, image_size=size, position_resize=position_resize, changes=changes
+            lambda size, changes: (
+                fit(weights, name, image_size=size, position_resize=position_resize, changes=changes).model
             ),
             pictures,
             replace(spec.input, height=size[0], width=size[1]),

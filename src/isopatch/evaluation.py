@@ -88,19 +88,7 @@ def labelled_pictures(
     source: str | Path, spec: models.ModelSpec, data: str, *, split: str | None, bad: str
 ) -> Labelled:
     """Open one split of a data set for the model that `source` holds; see `evaluate_checkpoint`."""
-    splits, changed = _open_as_the_run_did(source, data, bad)
-    chosen = split or ("test" if splits.test is not None else "val")
-    if changed and chosen in splits.cut:
-        raise UsageError(
-            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
-            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
-            f"of its own"
-        )
-    pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
-    if pictures is None:
-        named = {"train": splits.train, "val": splits.val, "test": splits.test}
-        present = [name for name, source_ in named.items() if source_ is not None]
-        raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
+    splits, chosen, pictures = split_of(source, data, split, bad)
     classes = spec.classes
     if classes is None:
         if spec.arguments["num_classes"] != len(splits.classes):
@@ -114,6 +102,26 @@ def labelled_pictures(
         if not note.startswith("No validation split"):  # a sentence about training
             log.info("%s", note)
     return Labelled(pictures, chosen, chosen in splits.cut)
+
+
+def split_of(
+    source: str | Path, data: str, split: str | None, bad: str
+) -> tuple[DataSplits, str, ImageSource]:
+    """Open the split to measure weights on: "test" where the data has one, else "val", when None."""
+    splits, changed = _open_as_the_run_did(source, data, bad)
+    chosen = split or ("test" if splits.test is not None else "val")
+    if changed and chosen in splits.cut:
+        raise UsageError(
+            f"{data} is not what it was when {source} was trained (pictures were added, removed or changed): "
+            f"the {chosen} split cut from it now would hold pictures it was trained on; evaluate on a folder "
+            f"of its own"
+        )
+    pictures: ImageSource | None = {"train": splits.train, "val": splits.val, "test": splits.test}.get(chosen)
+    if pictures is None:
+        named = {"train": splits.train, "val": splits.val, "test": splits.test}
+        present = [name for name, source_ in named.items() if source_ is not None]
+        raise UsageError(f"--split {chosen}: {data} has {', '.join(present)}")
+    return splits, chosen, pictures
 
 
 def _warn_of_other_cut(source: str | Path, others: str, data: str, chosen: str, who: str) -> None:

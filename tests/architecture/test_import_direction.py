@@ -34,6 +34,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "study": ("training", "recipes", "models", "report"),
     "explain": ("models", "image", "data", "report"),
     "export": ("models", "image"),
+    # Formats live in models; this is what surrounds a conversion: place, peers' code, comparison.
+    "conversion": ("models", "nn.classifier", "nn.skeleton", "nn.norms", "image", "data"),
     "predict": ("models", "image", "data.sources", "training.evaluate", "training.metrics", "kernels"),
     "predict_file": ("predict", "predict_rows", "image"),
     "predict_rows": ("predict", "image"),

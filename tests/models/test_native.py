@@ -42,6 +42,8 @@ def same(first: Isotropic, second: Isotropic, size: tuple[int, int] = (16, 16)) 
         ("convmixer", CONV),
         ("deit_tiny_distilled", {"depth": 1, "image_size": 32}),
         ("deit3_small", {"depth": 1, "image_size": 32, "drop_path": 0.1}),
+        ("cifar_resnet20", {}),
+        ("vit_tiny_r_s16_p8_224", {"depth": 1, "image_size": (64, 256)}),  # 16 places, no square
     ],
 )
 def test_round_trip(tmp_path: Path, name: str, arguments: dict[str, Any]) -> None:

@@ -227,6 +227,40 @@ def vit_logits(x: Tensor, arrays: Arrays, *, big_vision: bool) -> Tensor:
     return dense(norm(tokens, arrays, "Transformer/encoder_norm")[:, 0], arrays, "head")
 
 
+def flax_hybrid(arguments: dict[str, Any]) -> Arrays:
+    """R26 with two units per stage, and one block of 3 heads."""
+    made, dim = Maker(), arguments["dim"]
+    made.put("conv_root/kernel", 7, 7, 3, 64)
+    made.norm("gn_root", 64)
+    channels = 64
+    for stage in range(4):
+        width = 64 * 2**stage
+        for unit in range(2):
+            where = f"block{stage + 1}/unit{unit + 1}"
+            shapes = {1: (1, 1, channels, width), 2: (3, 3, width, width), 3: (1, 1, width, 4 * width)}
+            for number, shape in shapes.items():
+                made.put(f"{where}/conv{number}/kernel", *shape)
+                made.norm(f"{where}/gn{number}", shape[-1])
+            if unit == 0:
+                made.put(f"{where}/conv_proj/kernel", 1, 1, channels, 4 * width)
+                made.norm(f"{where}/gn_proj", 4 * width)
+            channels = 4 * width
+    made.dense("embedding", 1, 1, channels, dim)
+    made.put("cls", 1, 1, dim)
+    made.put("Transformer/posembed_input/pos_embedding", 1, (arguments["image_size"] // 32) ** 2 + 1, dim)
+    block, head = "Transformer/encoderblock_0", dim // 3
+    made.norm(f"{block}/LayerNorm_0", dim)
+    for part in ("query", "key", "value"):
+        made.dense(f"{block}/MultiHeadDotProductAttention_1/{part}", dim, 3, head, bias=(3, head))
+    made.dense(f"{block}/MultiHeadDotProductAttention_1/out", 3, head, dim)
+    made.norm(f"{block}/LayerNorm_2", dim)
+    made.dense(f"{block}/MlpBlock_3/Dense_0", dim, 4 * dim)
+    made.dense(f"{block}/MlpBlock_3/Dense_1", 4 * dim, dim)
+    made.norm("Transformer/encoder_norm", dim)
+    made.dense("head", dim, arguments["num_classes"])
+    return {name: array.astype(np.float32) for name, array in made.arrays.items()}
+
+
 def stacked(arrays: Arrays) -> Arrays:
     """As big_vision keeps scanned models: one array for all blocks."""
     own = {k: v for k, v in arrays.items() if "encoderblock_" not in k}

@@ -14,7 +14,7 @@ from torch import Tensor
 from isopatch.errors import UsageError
 from isopatch.models import token_resize
 from isopatch.models.formats.timm import from_isopatch
-from isopatch.models.load import fit, load, open_weights
+from isopatch.models.load import fit, load, read_weights
 from isopatch.models.resize import Change
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
@@ -79,7 +79,7 @@ def test_what_was_done_is_said_once_and_stored(tmp_path: Path, caplog: pytest.Lo
     saved(tmp_path, "mlp_mixer", 16)
     changes: list[Change] = []
     with caplog.at_level(logging.INFO, logger="isopatch"):
-        loaded = fit(open_weights(tmp_path), image_size=32, changes=changes)
+        loaded = fit(read_weights(tmp_path), image_size=32, changes=changes).model
     assert changes == [Change("token maps", "one block per part", (4, 4), (8, 8))]
     assert caplog.text.count("token maps taken from a 4x4 grid to 8x8") == 1
     assert loaded.spec.arguments["token_ratio"] == 2.0

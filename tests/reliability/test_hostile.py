@@ -10,6 +10,7 @@ from benchmarks.reliability import hostile
 from benchmarks.reliability.hostile_files import CANARY, Payload
 
 FILES = ("pickle.pth", "zip-state.pth", "pickle.safetensors", "apply.yaml")
+WEIGHTS = ("objects.npz", "objects-among-weights.npz", "truncated.safetensors", "nan.safetensors")
 FOLDERS = (
     "run with tagged config.yaml",
     "run with alias bomb as config.yaml",
@@ -17,7 +18,15 @@ FOLDERS = (
     "run with pickled state.json, digests right",
     "hub layout, pickled weights",
 )
-RUN_DOORS = ("train --resume", "eval CHECKPOINT", "predict CHECKPOINT", "report RUN")
+WEIGHTS_DOORS = (
+    "convert SRC",
+    "convert SRC --partial",
+    "convert DST",
+    "convert --against",
+    "predict CHECKPOINT",
+    "train --weights",
+)
+RUN_DOORS = ("convert SRC", "train --resume", "eval CHECKPOINT", "predict CHECKPOINT", "report RUN")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +45,17 @@ def test_files_at_every_door(tmp_path, good):
         tmp_path, good, doors_wanted=lambda door: True, files_wanted=lambda name: name in FILES
     )
     assert wrong == [] and tries == len(FILES) * len(hostile.doors("", ""))
+
+
+def test_weights_at_the_doors_that_open_them(tmp_path, good):
+    tries, wrong, _ = hostile.sweep(
+        tmp_path,
+        good,
+        doors_wanted=lambda door: door in WEIGHTS_DOORS,
+        files_wanted=lambda name: name in WEIGHTS,
+    )
+    assert wrong == [] and tries == len(WEIGHTS) * len(WEIGHTS_DOORS)
+    assert not (tmp_path / "new").exists()
 
 
 def test_run_folders_at_the_doors_that_open_them(tmp_path, good):

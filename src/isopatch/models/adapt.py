@@ -76,16 +76,17 @@ def resized_positions(
 ) -> State:
     """Resize learned positions to the model's grid; prefix entries are kept as they are.
 
-    old_grid: the grid the weights were trained at; None takes the square root of the number of entries. Sizes
-    are compared as grids: a table for 8x18 does not fit 12x12. mode: see `resize.resize_table`; DeiT's own
-    fine-tuning is the default. changes: receives what was resized.
+    old_grid: the grid the weights were trained at; None takes the square root of the number of entries, or
+    the model's own grid where that is no whole number and the model has as many. Sizes are compared as grids:
+    a table for 8x18 does not fit 12x12. mode: see `resize.resize_table`; the default is DeiT's fine-tuning.
+    changes: receives what was resized.
     """
     result = dict(state)
     changes = [] if changes is None else changes
     for name, module in model.named_modules():
         if isinstance(module, LearnedPositions) and (table := state.get(f"{name}.table")) is not None:
             count = table.shape[1] - module.prefix_entries
-            old = _known_grid(count, old_grid, where=where, what=f"{name}.table")
+            old = _known_grid(count, old_grid, module.grid, where=where, what=f"{name}.table")
             if old != module.grid:
                 resized = resize_table(table, old, module.grid, module.prefix_entries, mode)
                 norms = mean_norms(table, resized, module.prefix_entries)
@@ -110,7 +111,7 @@ def resized_positions(
                     )
         elif isinstance(module, RelativeBias) and (table := state.get(f"{name}.table")) is not None:
             offsets = table.shape[0] - module.num_extra
-            old = _known_offsets(offsets, old_grid, where=where, what=f"{name}.table")
+            old = _known_offsets(offsets, old_grid, module.grid, where=where, what=f"{name}.table")
             if old != module.grid:
                 result[f"{name}.table"] = resize_offsets(table, old, module.grid, module.num_extra, mode)
                 changes.append(Change("relative biases", mode, old, module.grid))
@@ -132,21 +133,33 @@ def resize_offsets(table: Tensor, old: Grid, new: Grid, num_extra: int, mode: Re
     return torch.cat((resized, table[table.shape[0] - num_extra :]), dim=0)
 
 
-def _known_grid(count: int, grid: Grid | None, *, where: str, what: str) -> Grid:
-    """The grid of a table with `count` places."""
+def trained_grid(model: Classifier) -> Grid | None:
+    """Return the grid that a model's positions stand for; None where nothing depends on it."""
+    for module in model.modules():
+        if isinstance(module, LearnedPositions | LearnedAxisPositions | RelativeBias):
+            return module.grid
+    return None
+
+
+def _known_grid(count: int, grid: Grid | None, wanted: Grid, *, where: str, what: str) -> Grid:
+    """The grid of a table with `count` places: what is known, else a square, else the one asked for."""
     if grid is not None and grid[0] * grid[1] == count:
         return grid
     side = math.isqrt(max(count, 0))
+    if side * side != count and wanted[0] * wanted[1] == count:
+        return wanted
     if side * side != count or side == 0:
         raise IsopatchError(f"{where}: {what} has {count} places, no square grid, and nothing says which")
     return side, side
 
 
-def _known_offsets(count: int, grid: Grid | None, *, where: str, what: str) -> Grid:
-    """The grid of a relative table with `count` offsets."""
+def _known_offsets(count: int, grid: Grid | None, wanted: Grid, *, where: str, what: str) -> Grid:
+    """The grid of a relative table with `count` offsets; see `_known_grid`."""
     if grid is not None and (2 * grid[0] - 1) * (2 * grid[1] - 1) == count:
         return grid
     side = math.isqrt(max(count, 0))
+    if side * side != count and (2 * wanted[0] - 1) * (2 * wanted[1] - 1) == count:
+        return wanted
     if side * side != count or side % 2 == 0:
         raise IsopatchError(f"{where}: {what} has {count} offsets, no square grid, and nothing says which")
     return (side + 1) // 2, (side + 1) // 2

@@ -11,14 +11,11 @@ from torch import Tensor
 from isopatch.errors import UsageError, nearest
 from isopatch.models.entry import ModelEntry
 from isopatch.models.external.names import is_external
-from isopatch.models.formats import npz, official, timm, transformers
+from isopatch.models.formats import npz, official, timm, timm_config, transformers
 from isopatch.models.formats.keymap import State, rename
 from isopatch.models.table import ALIASES, MODELS, resolve
 
 HEADS = {"cls": "heads.cls.linear.weight", "dist": "heads.dist.linear.weight"}
-
-# timm writes arguments into config.json that differ from the architecture's defaults; these we can translate.
-_TIMM_ARGUMENTS = {"img_size": "image_size", "in_chans": "in_channels"}
 
 
 def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path) -> ModelEntry:
@@ -32,7 +29,7 @@ def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path)
     told = (config or {}).get("architecture")
     if name is not None:
         asked = resolve(name)
-        held = MODELS.get(ALIASES.get(told, told)) if isinstance(told, str) else None
+        held = timm_config.entry_told(config)
         if is_external(asked.name) and told == asked.arguments["model"].partition(".")[0]:
             return asked  # a name that both have: timm's own model is wanted
         if held is not None and not _same_but_distilled(held, asked):
@@ -41,8 +38,9 @@ def entry_for(name: str | None, config: Mapping[str, Any] | None, weights: Path)
             )
         return asked
     if isinstance(told, str):
-        if told in MODELS:
-            return MODELS[told]
+        entry = timm_config.entry_told(config)
+        if entry is not None:
+            return entry
         try:
             return resolve(f"timm:{told}")
         except UsageError:
@@ -89,18 +87,6 @@ def classes_in(state: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of a state dict's classifier, or None without one."""
     weight = state.get(HEADS["cls"])
     return None if weight is None or weight.dim() != 2 else int(weight.shape[0])
-
-
-def arguments_in(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return architecture arguments of timm's config.json; ones we cannot translate raise UsageError."""
-    told = (config or {}).get("model_args") or {}
-    unknown = sorted(set(told) - set(_TIMM_ARGUMENTS))
-    if unknown:
-        raise UsageError(
-            f"config.json builds the model with {', '.join(unknown)}, which isopatch cannot translate: "
-            f"give the name and arguments of the model yourself"
-        )
-    return {_TIMM_ARGUMENTS[key]: value for key, value in told.items()}
 
 
 def input_in(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[int, int] | None]:

@@ -20,7 +20,8 @@ log = logging.getLogger("isopatch")
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 _STEP = re.compile(r"step-(\d+)")
 # What other libraries call the weights beside their config.json, the safe format first.
-FOREIGN_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FOREIGN_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+AVERAGE = "ema.safetensors"  # the moving average beside the weights, in a training checkpoint of ours
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,18 @@ def locate(source: str | Path) -> Found:
     raise UsageError(
         f"{text}: no such file or folder; weights of the hub are given as timm/NAME or hf-hub:OWNER/NAME"
     )
+
+
+def averaged(found: Found) -> Found:
+    """Return the moving average beside native weights; raises UsageError where the folder has none."""
+    assert found.folder is not None
+    if not (found.folder / AVERAGE).is_file():
+        raise UsageError(
+            f"{found.folder}: holds no moving average of the weights ({AVERAGE}); a run that keeps one "
+            f"has it in its newest checkpoint, RUN/checkpoints/last"
+        )
+    verify(found.folder / AVERAGE)
+    return Found(found.folder / AVERAGE, found.folder)
 
 
 def recorded_data(source: str | Path) -> dict[str, Any] | None:
@@ -125,11 +138,13 @@ def _beside(path: Path) -> Found:
     config_path = path.parent / CONFIG
     if path.suffix == ".json":
         raise UsageError(f"{path}: give the folder or the weights file beside it")
-    if not config_path.is_file() or path.suffix not in (".safetensors", ".bin"):
+    if not config_path.is_file() or path.suffix not in (".safetensors", ".bin", ".pth"):
         return Found(path, None)
     config = read_config(config_path)
     if not is_native(config):
         return Found(path, None, config)
+    if path.suffix == ".pth":
+        return Found(path, None)  # nothing of ours: it only lies there
     verify(path)
     return Found(path, path.parent)
 

@@ -1,13 +1,17 @@
-"""Strict comparison of a state dict with a model, told in one readable line."""
+"""Comparison of a state dict with a model, told in one readable line: strict, or partial where asked for."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from isopatch.errors import IsopatchError
+from isopatch.models.differences import first_differences
+
+log = logging.getLogger("isopatch")
 
 SHOWN = 3
 COUNTER = ".num_batches_tracked"
@@ -17,8 +21,8 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     """Copy `state` into `model`; every tensor must be there, in the right shape, and finite.
 
     BatchNorm's counters of batches, which files from before PyTorch 0.4.1 do not have, start at 0.
-    Raises IsopatchError with the first tensors of other shapes, missing and unexpected. Values are converted
-    to the model's own dtype.
+    Raises IsopatchError with the sizes that differ and the first tensors of other shapes, missing and
+    unexpected. Values are converted to the model's own dtype.
     """
     own = model.state_dict()
     refuse_non_finite(state, where=where)
@@ -41,13 +45,36 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
             parts.append(f"{len(missing)} missing ({_shown(missing)})")
         if unexpected:
             parts.append(f"{len(unexpected)} unexpected ({_shown(unexpected)})")
+        told = [*first_differences(own, state, name=name), *parts]
         raise IsopatchError(
-            f"{where}: does not fit {name}: of {len(own)} tensors {len(shared) - len(reshaped)} match, "
-            f"{'; '.join(parts)}: give the name and arguments of the model it was saved from"
+            f"{where}: does not fit {name}: of {len(own)} tensors {len(shared) - len(reshaped)} match; "
+            f"{'; '.join(told)}: give the name and arguments of the model it was saved from"
         )
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(torch.zeros_like(tensor) if key in counters else state[key])
+
+
+def load_partial(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> list[str]:
+    """Copy what fits by name and shape, keep the model's own values elsewhere; return the names copied.
+
+    "loaded X of Y tensors" is logged, with the first of those left. Raises IsopatchError where X would be 0,
+    and where a tensor of the file is not finite.
+    """
+    refuse_non_finite(state, where=where)
+    require_common(model, state, where=where, name=name)
+    own = model.state_dict()
+    fitting = [key for key, tensor in own.items() if key in state and state[key].shape == tensor.shape]
+    told = "".join(f"; {line}" for line in first_differences(own, state, name=name))
+    if not fitting:
+        raise IsopatchError(f"{where}: loaded 0 of {len(own)} tensors of {name}, none has its shape{told}")
+    with torch.no_grad():
+        for key in fitting:
+            own[key].copy_(state[key])
+    kept = [key for key in own if key not in fitting]
+    fresh = f"; fresh: {_shown(kept)}" if kept else ""
+    log.warning("%s: loaded %d of %d tensors of %s%s%s", where, len(fitting), len(own), name, fresh, told)
+    return fitting
 
 
 def require_common(model: nn.Module, state: Mapping[str, Tensor], *, where: str, name: str) -> None:

@@ -151,6 +151,45 @@ def published(model: str) -> str | None:
     return place
 
 
+def arguments_told(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return arguments of `timm` that a config.json's `model_args` say; others raise UsageError.
+
+    `num_classes` is what the file says; `global_pool`, which timm always writes, has to be the model's own.
+    """
+    from timm import create_model
+
+    given = dict((config or {}).get("model_args") or {})
+    given.pop("num_classes", None)
+    pool = given.pop("global_pool", None)
+    if pool is not None:
+        name = str((config or {}).get("architecture"))
+        with torch.device("meta"):
+            peer = create_model(name)
+        if pool != _pool_of(peer):
+            raise UsageError(
+                f"config.json gives timm's {name} the pooling '{pool}', which isopatch keeps as it is"
+            )
+    renamed = {"img_size": "image_size", "in_chans": "in_channels"}
+    unknown = sorted(set(given) - set(renamed))
+    if unknown:
+        raise UsageError(
+            f"config.json builds the model with {', '.join(unknown)}, which isopatch cannot translate: "
+            f"give the name and arguments of the model yourself"
+        )
+    return {renamed[key]: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+
+
+def _pool_of(peer: Any) -> str | None:
+    """timm's word for how a model pools; it stands in different places."""
+    for part in (peer, getattr(peer, "head", None)):
+        pool = getattr(part, "global_pool", None)
+        if isinstance(pool, str):
+            return pool
+        if isinstance(getattr(pool, "pool_type", None), str):
+            return str(pool.pool_type)
+    return None
+
+
 def native_state(state: Mapping[str, Tensor], arguments: Mapping[str, Any], *, where: str) -> State:
     """Rename and fit timm's (or the authors', where timm reads them) tensors to our names.
 

@@ -14,26 +14,34 @@ from safetensors.torch import load_file
 
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.formats.keymap import State
-from isopatch.models.formats.npz import read_npz
-from isopatch.models.formats.official import strip_wrappers, unwrap
+from isopatch.models.formats.npz import read_npz, rooted
+from isopatch.models.formats.official import strip_wrappers, unwrap, without_strays
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".th", ".tar", ".ckpt")
+WEIGHTS_SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
 
 
-def read_state(path: Path) -> tuple[State, list[str]]:
+def read_state(path: Path, *, ema: bool = False) -> tuple[State, list[str]]:
     """Return (tensors by name, notes on what was ignored) of a weights file.
 
+    ema: the moving average of the weights where a torch file holds both (training checkpoints of DeiT, timm).
     Raises IsopatchError naming the file when it is damaged, holds anything but tensors and plain values, or
-    no tensors at all; UsageError for a suffix that is no weights file.
+    no tensors at all; UsageError for a suffix that is no weights file, and for an average that is not there.
     """
-    if path.suffix == ".safetensors":
-        return strip_wrappers(read_safetensors(path)), []
-    if path.suffix == ".npz":
-        return read_npz(path), []
-    if path.suffix not in TORCH_SUFFIXES:
-        known = ", ".join((".safetensors", ".npz", *TORCH_SUFFIXES))
+    if path.suffix in TORCH_SUFFIXES:
+        return unwrap(read_torch(path), where=str(path), ema=ema)
+    if path.suffix not in WEIGHTS_SUFFIXES:
+        known = ", ".join(WEIGHTS_SUFFIXES)
         raise UsageError(f"{path}: not a weights file isopatch reads ({known})")
-    return unwrap(read_torch(path), where=str(path))
+    if ema:
+        raise UsageError(f"{path}: holds no moving average of the weights beside them")
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        weights = rooted(arrays)
+        left = len(arrays) - len(weights)
+        return weights, [f"ignored {left} arrays beside the weights"] if left else []
+    state, notes = without_strays(read_safetensors(path))
+    return strip_wrappers(state), notes
 
 
 def read_safetensors(path: Path) -> State:

@@ -11,12 +11,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isopatch.errors import IsopatchError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.formats.keymap import Rules, State, rename, reverse
 
 ROOTS = ("opt/target/", "target/", "params/")
@@ -97,7 +98,7 @@ def to_isopatch(state: Mapping[str, Tensor], architecture: str) -> State:
     """Rename and reshape Flax tensors to ours; what no rule knows stays and shows up as unexpected."""
     plain: State = {}
     attention: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _unstacked(_rooted(state)).items():
+    for key, tensor in _unstacked(rooted(state)).items():
         found = _ATTENTION.fullmatch(key)
         if found:
             block = found["block"].replace("Transformer/encoderblock_", "blocks.")
@@ -134,6 +135,27 @@ def from_isopatch(state: Mapping[str, Tensor], architecture: str, *, num_heads: 
             raise IsopatchError(f"{name} has no place in Google's format; choose another format")
         result.update([_to_flax(name, tensor)])
     return result
+
+
+def refuse_unknown(architecture: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError naming the first part of a model that vision_transformer's code does not have."""
+    if architecture not in _RULES:
+        raise UsageError(f"Google's format has no {architecture}; it has {', '.join(_RULES)}")
+    if arguments.get("activation", "gelu") == "relu":
+        raise UsageError("Google's code runs gelu, this model relu, which has no place there")
+    without_token = not arguments.get("class_token", True)
+    wanted = {
+        "position": "learned",
+        "class_position": True,
+        "pool": "norm-mean" if without_token else "class",
+        "layer_scale": None,
+        "patch_norm": False,
+        "qkv_bias": True,
+        "distilled": False,
+    }
+    for key, value in wanted.items():
+        if arguments.get(key, value) != value:
+            raise UsageError(f"Google's format has {key} {value} only, this model has {arguments[key]}")
 
 
 def _rules(architecture: str) -> Rules:
@@ -194,8 +216,8 @@ def _split_attention(where: str, layer: str, leaf: str, tensor: Tensor, num_head
     return parts
 
 
-def _rooted(state: Mapping[str, Tensor]) -> State:
-    """Without the path to the weights, and without what lies beside them (optimiser, steps)."""
+def rooted(state: Mapping[str, Tensor]) -> State:
+    """Return the weights without the path to them, and without what lies beside them (optimiser, steps)."""
     for root in ROOTS:
         if any(key.startswith(root) for key in state):
             return {key.removeprefix(root): tensor for key, tensor in state.items() if key.startswith(root)}

@@ -1,9 +1,9 @@
 """The authors' own files: DeiT's `.pth` and ConvMixer's `.pth.tar`, and what training scripts leave in them.
 
-DeiT keeps its weights under `model`, beside an `argparse.Namespace`; ConvMixer's releases and timm's training
-checkpoints under `state_dict`. DataParallel and torch.compile put prefixes before every name, FLOP counters
-leave tensors of their own. CIFAR ResNets are akamaster's. ConvMixer's `convmixer.py` is one Sequential: its
-names are positions.
+DeiT keeps its weights under `model`, beside an `argparse.Namespace`; ConvMixer's releases and timm's
+training checkpoints under `state_dict`; a moving average may lie beside them. DataParallel and torch.compile
+put prefixes before every name, FLOP counters leave tensors of their own. CIFAR ResNets are akamaster's.
+ConvMixer's `convmixer.py` is one Sequential: its names are positions.
 """
 
 from __future__ import annotations
@@ -14,38 +14,65 @@ from typing import Any
 
 from torch import Tensor
 
-from isopatch.errors import IsopatchError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.formats.keymap import Rules, State
 
 CONTAINERS = ("model", "state_dict")
+AVERAGES = ("model_ema", "state_dict_ema")  # DeiT's and timm's moving averages, beside the weights
 WRAPPERS = ("module.", "_orig_mod.")
-STRAY = ("total_ops", "total_params")  # left behind by the thop counter
+# Left behind by the thop counter; the number of updates of torch's AveragedModel.
+STRAY = ("total_ops", "total_params", "n_averaged")
 
 _STEM = {"0": "stem.0", "2": "stem.2"}
 
 
-def unwrap(content: Any, *, where: str) -> tuple[State, list[str]]:
-    """Return (the state dict of a loaded file, notes on what was ignored).
+def unwrap(content: Any, *, where: str, ema: bool = False) -> tuple[State, list[str]]:
+    """Return (the state dict of a loaded file, notes on what was taken and what was ignored).
 
-    Raises IsopatchError naming the file when there are no tensors by name in it.
+    ema: take the moving average of the weights, which a file may hold beside them.
+    Raises IsopatchError naming the file when there are no tensors by name in it, UsageError when it holds no
+    average and one was asked for, or the other way round.
     """
     notes = []
-    for key in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            others = sorted(str(other) for other in content if other != key)
-            if others:
-                notes.append(f"ignored {', '.join(others)} beside the weights under '{key}'")
-            content = content[key]
-            break
+    held = [key for key in (*CONTAINERS, *AVERAGES) if _is_mapping(content, key)]
+    averages = [key for key in held if key in AVERAGES]
+    if ema and not averages:
+        raise UsageError(
+            f"{where}: holds no moving average of the weights (looked for {', '.join(AVERAGES)})"
+        )
+    if held == averages and held and not ema:
+        raise UsageError(f"{where}: holds only a moving average ('{held[0]}'): ask for it (ema)")
+    if held:
+        key = averages[0] if ema else held[0]
+        others = sorted(str(other) for other in content if other != key)
+        if averages and not ema:
+            notes.append(
+                f"took the weights under '{key}', not their moving average under '{averages[0]}' (ema does)"
+            )
+        if ema:
+            notes.append(f"took the moving average of the weights under '{key}'")
+        if others:
+            notes.append(f"ignored {', '.join(others)} beside the weights under '{key}'")
+        content = content[key]
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise IsopatchError(f"{where}: no weights by name in it (it holds {type(content).__name__})")
     foreign = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if foreign:
         raise IsopatchError(f"{where}: '{foreign[0]}' is no tensor; expected a state dict")
-    state = {key: value for key, value in content.items() if key.rpartition(".")[2] not in STRAY}
-    if len(state) < len(content):
-        notes.append(f"ignored {len(content) - len(state)} counts of a FLOP counter ({', '.join(STRAY)})")
-    return strip_wrappers(state), notes
+    state, more = without_strays(dict(content))
+    return strip_wrappers(state), notes + more
+
+
+def without_strays(state: State) -> tuple[State, list[str]]:
+    """Return (the state without what tools count beside the weights, a note on it)."""
+    kept = {key: value for key, value in state.items() if key.rpartition(".")[2] not in STRAY}
+    if len(kept) == len(state):
+        return kept, []
+    return kept, [f"ignored {len(state) - len(kept)} counts beside the weights ({', '.join(STRAY)})"]
+
+
+def _is_mapping(content: Any, key: str) -> bool:
+    return isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
 
 
 def strip_wrappers(state: State) -> State:

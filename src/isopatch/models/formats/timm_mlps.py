@@ -20,6 +20,20 @@ MIXER: Rules = (
     ("blocks.{i}.mlp_channels.fc2.*", "blocks.{i}.channel.mixer.fc2.*"),
 )
 
+# Names of the authors' own files (facebookresearch/deit).
+RESMLP_AUTHORS: Rules = (
+    ("patch_embed.proj.*", "stem.proj.*"),
+    ("norm.*", "norm.*"),
+    ("head.*", "heads.cls.linear.*"),
+    ("blocks.{i}.norm1.*", "blocks.{i}.token.norm.*"),
+    ("blocks.{i}.attn.*", "blocks.{i}.token.mixer.linear.*"),
+    ("blocks.{i}.gamma_1", "blocks.{i}.token.scale"),
+    ("blocks.{i}.norm2.*", "blocks.{i}.channel.norm.*"),
+    ("blocks.{i}.mlp.fc1.*", "blocks.{i}.channel.mixer.fc1.*"),
+    ("blocks.{i}.mlp.fc2.*", "blocks.{i}.channel.mixer.fc2.*"),
+    ("blocks.{i}.gamma_2", "blocks.{i}.channel.scale"),
+)
+
 RESMLP: Rules = (
     *_ENDS,
     ("blocks.{i}.norm1.*", "blocks.{i}.token.norm.*"),
@@ -29,13 +43,7 @@ RESMLP: Rules = (
     ("blocks.{i}.mlp_channels.fc1.*", "blocks.{i}.channel.mixer.fc1.*"),
     ("blocks.{i}.mlp_channels.fc2.*", "blocks.{i}.channel.mixer.fc2.*"),
     ("blocks.{i}.ls2", "blocks.{i}.channel.scale"),
-    # Names of the authors' own files (facebookresearch/deit).
-    ("patch_embed.proj.*", "stem.proj.*"),
-    ("blocks.{i}.attn.*", "blocks.{i}.token.mixer.linear.*"),
-    ("blocks.{i}.gamma_1", "blocks.{i}.token.scale"),
-    ("blocks.{i}.mlp.fc1.*", "blocks.{i}.channel.mixer.fc1.*"),
-    ("blocks.{i}.mlp.fc2.*", "blocks.{i}.channel.mixer.fc2.*"),
-    ("blocks.{i}.gamma_2", "blocks.{i}.channel.scale"),
+    *RESMLP_AUTHORS,
 )
 
 GMLP: Rules = (

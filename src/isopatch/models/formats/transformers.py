@@ -6,6 +6,7 @@ are three layers there, one here. Their LayerNorms have eps 1e-12 unless the con
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,7 @@ def told_by(config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, *
         "dim": dim,
         "depth": int(config["num_hidden_layers"]),
         "num_heads": int(config["num_attention_heads"]),
-        "mlp_ratio": config["intermediate_size"] / dim,
+        "mlp_ratio": _ratio(int(config["intermediate_size"]), dim),
         "patch_size": int(config["patch_size"]),
         "image_size": config["image_size"],
         "in_channels": int(config.get("num_channels", 3)),
@@ -136,13 +137,27 @@ def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
     interpolation = _INTERPOLATIONS.get(preprocessor.get("resample", -1))
     if interpolation is not None:
         told["interpolation"] = interpolation
-    size, crop = _side(preprocessor.get("size")), _side(preprocessor.get("crop_size"))
-    if preprocessor.get("do_center_crop") and size and crop:
-        told["crop_fraction"] = crop / size
+    size, crop = preprocessor.get("size"), _side(preprocessor.get("crop_size"))
+    resized = _side(size)
+    if preprocessor.get("do_center_crop") and resized and crop and crop <= resized:
+        told["crop_fraction"] = _share(crop, resized)
     else:  # ViT's processor resizes to the square without a crop
         told["crop_fraction"] = 1.0
-        told["resize"] = "squash"
+    shortest = isinstance(size, Mapping) and "shortest_edge" in size
+    told["resize"] = "shorter" if shortest else "squash"
     return told if preprocessor else {}
+
+
+def _share(crop: int, resized: int) -> float:
+    """The crop's share of the resized side, so that floor(crop / share) is that side again."""
+    share = crop / resized
+    return share if math.floor(crop / share) == resized else math.nextafter(share, 0.0)
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The MLP's width over the model's, so that int(dim * ratio) is that width again."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def _side(size: Any) -> int | None:

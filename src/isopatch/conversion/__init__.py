@@ -1,0 +1,1 @@
+"""Checkpoints from one project's format to another's, with the error measured."""

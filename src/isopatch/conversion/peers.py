@@ -1,0 +1,207 @@
+"""The other side of a comparison: the written checkpoint in its project's own code, or another file."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from isopatch.conversion import settings
+from isopatch.errors import UsageError
+from isopatch.image.contract import InputContract
+from isopatch.models.foreign import input_in
+from isopatch.models.formats import timm_config, transformers
+from isopatch.models.load import load
+from isopatch.models.locate import locate
+from isopatch.models.native import read_config
+from isopatch.models.spec import ModelSpec
+from isopatch.nn.classifier import Classifier
+from isopatch.nn.skeleton import Isotropic
+
+PEERS = ("timm", "transformers")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One implementation with its weights.
+
+    what: whose code, reading what. logits: pictures (B, C, H, W) float32 -> (B, K). contract: how it wants
+    pictures prepared. settings: see `settings.py`.
+    """
+
+    what: str
+    logits: Callable[[Tensor], Tensor]
+    contract: InputContract
+    settings: dict[str, Any]
+
+
+def our_side(model: Classifier, what: str) -> Side:
+    """Return our own code with a loaded model."""
+    blocks = model.blocks if isinstance(model, Isotropic) else model
+    return Side(
+        what=what,
+        logits=model,
+        contract=model.spec.input,
+        settings={
+            **settings.of_modules(blocks, model),
+            "heads": settings.of_heads(len(model.heads)),
+            **settings.of_input(model.spec.input),
+        },
+    )
+
+
+def file_side(path: str | Path, spec: ModelSpec) -> Side:
+    """Return our own code with another file; one that does not name its model is read as `spec`'s."""
+    found = locate(path)
+    says = found.folder is not None or transformers.is_transformers(found.config)
+    if says or timm_config.entry_told(found.config) is not None:
+        other = load(path)
+    else:
+        arguments = {key: value for key, value in spec.arguments.items() if key != "num_classes"}
+        other = load(path, spec.name, arguments=arguments)
+    return our_side(other, f"isopatch, reading {path}")
+
+
+def available(peer: str) -> bool:
+    """Whether another project's code is installed."""
+    return find_spec(peer) is not None
+
+
+def require(peer: str) -> None:
+    """Raise UsageError where it is not."""
+    if not available(peer):
+        raise UsageError(f"{peer} is not installed, and its own code was asked for: pip install {peer}")
+
+
+# --- timm -----------------------------------------------------------------------------------------------
+
+
+def timm_side(path: Path, spec: ModelSpec, shown: str) -> Side:
+    """Return timm's model with the weights at `path`, read by timm.
+
+    path: a folder with timm's config.json, or a file of timm's, of DeiT's names or Google's; timm's class is
+    then built for `spec`. shown: what to call the path.
+    """
+    timm = _timm()
+    if path.is_dir():
+        model = timm.create_model(f"local-dir:{path}", pretrained=True)
+        named = True
+    else:
+        model = timm_model(spec)
+        named = timm_config.in_timm(spec.name)  # what timm would prepare for another name says nothing
+        timm.models.load_checkpoint(model, str(path), filter_fn=_timm_filter(spec.architecture))
+    model = model.eval()
+    told, _ = input_in({"pretrained_cfg": model.pretrained_cfg}) if named else ({}, None)
+    contract = InputContract.from_json({**spec.input.to_json(), **told})
+    heads = 2 if type(model).__name__ == "VisionTransformerDistilled" else 1
+    return Side(
+        what=f"timm {timm.__version__}, reading {shown}",
+        logits=model,
+        contract=contract,
+        settings={
+            **settings.of_modules(model.blocks, model),
+            "heads": settings.of_heads(heads),
+            **(settings.of_input(contract) if told else {}),
+        },
+    )
+
+
+def timm_model(spec: ModelSpec) -> nn.Module:
+    """Build timm's own model for a spec: by name, or by its class in a size that timm has no name for."""
+    timm = _timm()
+    count = spec.arguments["num_classes"]
+    try:
+        name, model_args = timm_config.builder(spec)
+    except UsageError:
+        return _timm_class(spec)
+    built: nn.Module = timm.create_model(name, num_classes=count, **model_args)
+    return built
+
+
+def _timm_class(spec: ModelSpec) -> nn.Module:
+    from timm.layers.create_act import get_act_layer
+    from timm.layers.mlp import GatedMlp
+    from timm.models.convmixer import ConvMixer
+    from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
+    from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+
+    arguments = spec.arguments
+    relative = arguments.get("position") == "relative"
+    given = timm_config.options(
+        spec.architecture, {**arguments, "position": "none"} if relative else arguments
+    )
+    given |= {"num_classes": arguments["num_classes"], "act_layer": get_act_layer(given["act_layer"])}
+    built: nn.Module
+    if spec.architecture == "convmixer":
+        built = ConvMixer(**given)
+    elif relative:
+        for key in ("pos_embed", "no_embed_class"):
+            del given[key]
+        built = VisionTransformerRelPos(rel_pos_type="bias", **{"init_values": None, **given})
+    else:
+        layers: dict[str, Any] = {
+            "mlp_mixer": {},
+            "resmlp": {"block_layer": ResBlock, "norm_layer": Affine},
+            "gmlp": {"block_layer": SpatialGatingBlock, "mlp_layer": GatedMlp},
+        }[spec.architecture]
+        built = MlpMixer(**given, **layers)
+    return built
+
+
+def _timm_filter(architecture: str) -> Callable[..., Any] | None:
+    """What timm passes published files of a family through."""
+    from timm.models import mlp_mixer, vision_transformer
+
+    if architecture in ("mlp_mixer", "resmlp", "gmlp"):
+        found: Callable[..., Any] = mlp_mixer.checkpoint_filter_fn
+        return found
+    if architecture in ("deit", "deit3"):
+        return functools.partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
+    return None
+
+
+def _timm() -> Any:
+    with warnings.catch_warnings():  # timm 1.0 warns about its own names while it is imported
+        warnings.simplefilter("ignore")
+        import timm
+        import timm.models
+    return timm
+
+
+# --- transformers ---------------------------------------------------------------------------------------
+
+
+def transformers_side(path: Path, spec: ModelSpec, shown: str) -> Side:
+    """Return transformers' model with the weights of its folder at `path`, read by transformers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import transformers as theirs
+
+    theirs.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = theirs.AutoModelForImageClassification.from_pretrained(path, local_files_only=True).eval().float()
+    beside = path / "preprocessor_config.json"
+    preprocessor = read_config(beside) if beside.is_file() else None
+    told = transformers.told_by(read_config(path / "config.json"), preprocessor, where=str(path))
+    contract = InputContract.from_json({**spec.input.to_json(), **told.input})
+    config = model.config
+
+    def logits(pictures: Tensor) -> Tensor:
+        result: Tensor = model(pictures).logits
+        return result
+
+    return Side(
+        what=f"transformers {theirs.__version__}, reading {shown}",
+        logits=logits,
+        contract=contract,
+        settings={
+            **settings.of_modules(model, model),
+            "heads": settings.of_heads(2 if config.model_type == "deit" else 1),
+            **(settings.of_input(contract) if told.input else {}),
+        },
+    )
