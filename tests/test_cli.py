@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from isopatch.cli import main
-from isopatch.cli_parser import VERBS, build_parser
+from isopatch.cli.parser import VERBS, build_parser
 from isopatch.models import render
 
 SIZES = {"dim": 16, "depth": 1, "kernel_size": 3, "patch_size": 1, "image_size": 8}

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from isopatch.cli_parser import parse
+from isopatch.cli.parser import parse
 from isopatch.errors import UsageError
 
 

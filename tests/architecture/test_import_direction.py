@@ -43,8 +43,6 @@ TABLE: dict[str, tuple[str, ...]] = {
     "bench": ("models", "data", "kernels"),
     "kernels": ("nn", "models"),
     "doctor": ("training.hardware", "kernels"),
-    "cli_parser": ("__version__", "recipes", "training.config"),
-    "cli_text": ("predict", "predict_rows"),
 }
 EVERYTHING = ("cli", "api", "evaluation", "eval_sizes", "demo", "__init__", "__main__")
 

@@ -1,4 +1,4 @@
-"""What model weights hold: the spec they were saved with, or the one their file name and configuration give."""
+"""What model some weights are: the spec saved with them, or the one their name and configuration give."""
 
 from __future__ import annotations
 

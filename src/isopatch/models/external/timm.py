@@ -185,8 +185,9 @@ def _pool_of(peer: Any) -> str | None:
         pool = getattr(part, "global_pool", None)
         if isinstance(pool, str):
             return pool
-        if isinstance(getattr(pool, "pool_type", None), str):
-            return str(pool.pool_type)
+        kind = getattr(pool, "pool_type", None)
+        if isinstance(kind, str):
+            return kind
     return None
 
 
