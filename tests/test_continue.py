@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from isopatch import api, demo
+from isopatch import demo, evaluation
 from isopatch.cli import main
 from isopatch.data.open import open_data
 from isopatch.errors import UsageError
@@ -248,7 +248,9 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     (tmp_path / "pets").rename(tmp_path / "animals")
     monkeypatch.chdir("/")
     for source in ("run", "run/best", "run/checkpoints/last", "copied"):
-        splits, changed = api._open_as_the_run_did(tmp_path / source, str(tmp_path / "animals"), "fail")
+        splits, changed = evaluation._open_as_the_run_did(
+            tmp_path / source, str(tmp_path / "animals"), "fail"
+        )
         assert not changed
         assert splits.test is not None
         assert {Path(splits.test.name(i)).name for i in range(len(splits.test))} == expected
@@ -256,7 +258,7 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     del config["data"]
     (tmp_path / "copied" / "config.json").write_text(json.dumps(config))
     caplog.clear()
-    api._open_as_the_run_did(tmp_path / "copied", str(tmp_path / "animals"), "fail")
+    evaluation._open_as_the_run_did(tmp_path / "copied", str(tmp_path / "animals"), "fail")
     assert "holds some that it was trained on" in caplog.text
     (tmp_path / "animals").rename(tmp_path / "pets")
     assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path / "pets")]) == 0  # control

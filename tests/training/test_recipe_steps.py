@@ -9,6 +9,8 @@ from PIL import Image
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.source import DataSplits
+from isopatch.models.save import save_model
+from isopatch.models.spec import build, make_spec
 from isopatch.recipes.resolve import resolve
 from isopatch.recipes.table import RECIPES
 from isopatch.training.setup import prepare
@@ -38,12 +40,19 @@ class Noise:
         return Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
 
+def untrained_teacher(folder):
+    save_model(folder, build(make_spec("convmixer", SIZES["convmixer"], classes=("a", "b"))), {})
+    return str(folder)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("recipe", [r.name for r in RECIPES])
-def test_every_recipe_takes_a_step(recipe):
+def test_every_recipe_takes_a_step(recipe, tmp_path):
     model = "convmixer" if recipe.startswith("convmixer") else "vit"
     overrides = [(f"model.{key}", str(value)) for key, value in SIZES[model].items()]
     overrides += [("batch_size", "8"), ("accumulate", "1"), ("threads", "1"), ("precision", "fp32")]
+    if recipe == "patient":  # no teacher is trained here
+        overrides.append(("distill.teacher", untrained_teacher(tmp_path)))
     config = resolve(model=model, recipe=recipe, data="digits", overrides=overrides)
     trainer = prepare(config, DataSplits(("a", "b"), Noise(), None, None))
     before = [p.detach().clone() for p in trainer.model.parameters()]

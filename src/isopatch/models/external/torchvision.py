@@ -178,6 +178,11 @@ def published(model: str) -> str | None:
     return address
 
 
+def arguments_told(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a configuration beside the weights says: torchvision's files have none."""
+    return {}
+
+
 def native_state(state: Mapping[str, Tensor], arguments: Mapping[str, Any], *, where: str) -> State:
     """Rename torchvision's tensors to our names.
 

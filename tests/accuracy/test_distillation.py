@@ -1,0 +1,50 @@
+"""The distillation script from end to end on digits: trains, goes on where it was, compares, fine-tunes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from isopatch.api import configure, train
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(folder: Path, *arguments: str) -> dict:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    small = ["--data", "digits", "--image-size", "8", "--patch", "2", "--epochs", "1", "--seeds", "1"]
+    where = ["--folder", str(folder / "runs"), "--out", str(folder / "result.json")]
+    command = [sys.executable, "-m", "benchmarks.accuracy.distillation", *arguments, *small, *where]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result: dict = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def test_token_distillation_and_fine_tuning_with_both_heads(tmp_path: Path) -> None:
+    sizes = {"dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "image_size": 8}
+    settings = {f"model.{key}": value for key, value in sizes.items()} | {"epochs": 1, "data.val_fraction": 0}
+    train(
+        configure(model="convmixer", recipe="small", settings=settings), out=tmp_path / "teacher", quiet=True
+    )
+
+    arms = ("--arms", "hard + token", "--teacher", str(tmp_path / "teacher"), "--finetune", "12")
+    result = script(tmp_path, "deit", *arms)
+    (taught,) = result["runs"]["hard + token"]
+    (tuned,) = result["runs"]["hard + token at 12"]
+    assert taught["distillation"]["cache"]["bytes_per_picture"] > 40
+    assert "--model.image_size 12" in tuned["command"] and tuned["distillation"] is not None
+    folder = tmp_path / "runs" / "hard-token-seed0-12"
+    assert set(json.loads((folder / "evaluation-test.json").read_text())["heads"]) == {
+        "cls",
+        "dist",
+        "agreement",
+    }
+    shutil.rmtree(folder)  # as if it had been interrupted before it began
+    again = script(tmp_path, "deit", *arms)
+    assert again["runs"]["hard + token"] == result["runs"]["hard + token"]
+    assert again["runs"]["hard + token at 12"][0]["weights_sha256"] == tuned["weights_sha256"]
