@@ -248,7 +248,8 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     (tmp_path / "pets").rename(tmp_path / "animals")
     monkeypatch.chdir("/")
     for source in ("run", "run/best", "run/checkpoints/last", "copied"):
-        splits, changed = evaluation._open_as_the_run_did(
+        where = tmp_path / source
+        splits, changed = evaluation._open_as_the_run_did(where, str(tmp_path / "animals"), "fail")
             tmp_path / source, str(tmp_path / "animals"), "fail"
         )
         assert not changed
