@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[str, Callable[[int], dict[str, Any]]]] = {
     "ViT": (
         "vit",
         lambda width: {
-            **{"dim": 2 * width, "depth": 4, "num_heads": 2, "patch_size": STRIDE},
+            **{"dim": 4 * width, "depth": 4, "num_heads": 2, "patch_size": STRIDE},
             **{"class_token": False, "pool": "norm-mean", "position": "sincos-2d", "init": "jax"},
         },
     ),
@@ -92,7 +92,7 @@ def equal_widths() -> dict[str, int]:
     """The width of each model whose parameters come nearest to the convnet's."""
     wanted = parameters(segmenter("convnet", CONVNET_WIDTH))
     widths = {"convnet": CONVNET_WIDTH}
-    for name, candidates in (("ConvMixer", range(80, 121)), ("ViT", range(12, 29))):
+    for name, candidates in (("ConvMixer", range(80, 121)), ("ViT", range(6, 16))):
         counts = {width: parameters(segmenter(name, width)) for width in candidates}
         widths[name] = min(counts, key=lambda width: abs(counts[width] - wanted))
         assert abs(counts[widths[name]] - wanted) <= 0.05 * wanted, (name, counts, wanted)
