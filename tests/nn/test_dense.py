@@ -198,9 +198,12 @@ def test_not_frozen_changes_the_backbone() -> None:
 
 def test_building_one_leaves_the_backbone_as_it_was() -> None:
     backbone = make("convmixer").train()
+    backbone.stem.eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    modes = [module.training for module in backbone.modules()]
     Segmenter(backbone, 3)
-    assert backbone.training and all(module.training for module in backbone.modules())
+    assert [module.training for module in backbone.modules()] == modes
+    assert True in modes and False in modes
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 

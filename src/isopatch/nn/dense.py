@@ -89,8 +89,7 @@ class Segmenter(nn.Module):
         self.freeze = freeze
         self.head = DenseHead(self._channels(), num_classes)
         if freeze:
-            backbone.requires_grad_(False)
-        self.train(backbone.training)
+            backbone.requires_grad_(False).eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K, H, W). Raises UsageError for a picture size that the backbone cannot take."""
@@ -132,10 +131,11 @@ class Segmenter(nn.Module):
         like = next(self.backbone.parameters())
         channels = spec.arguments.get("in_channels", 3)
         blank = like.new_zeros(1, channels, spec.input.height, spec.input.width)
-        training = self.backbone.training
+        modes = [(module, module.training) for module in self.backbone.modules()]
         self.backbone.eval()
         counts = [feature_map.shape[1] for feature_map in self._maps(blank)]
-        self.backbone.train(training)
+        for module, mode in modes:
+            module.training = mode
         return counts
 
 
