@@ -250,8 +250,6 @@ def test_a_split_cut_by_seed_travels_with_the_weights(
     for source in ("run", "run/best", "run/checkpoints/last", "copied"):
         where = tmp_path / source
         splits, changed = evaluation._open_as_the_run_did(where, str(tmp_path / "animals"), "fail")
-            tmp_path / source, str(tmp_path / "animals"), "fail"
-        )
         assert not changed
         assert splits.test is not None
         assert {Path(splits.test.name(i)).name for i in range(len(splits.test))} == expected

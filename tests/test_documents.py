@@ -51,10 +51,11 @@ def test_every_command_of_the_page_runs(page, pictures, capfd):
         assert cli.main(arguments) == 0, f"{page.name}: {line}\n{capfd.readouterr().err}"
 
 
-def test_the_python_of_the_page_runs(pictures):
-    text = (ROOT / "docs" / "python.md").read_text()
+@pytest.mark.parametrize(("page", "at_least"), [("python.md", 3), ("dense.md", 2)])
+def test_the_python_of_the_page_runs(page, at_least, pictures):
+    text = (ROOT / "docs" / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(blocks) >= 3
+    assert len(blocks) >= at_least
     exec("\n".join(blocks), {})
 
 

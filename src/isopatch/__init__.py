@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from isopatch.models.describe import describe
     from isopatch.models.load import load
     from isopatch.models.spec import list_models
+    from isopatch.nn.dense import Segmenter
     from isopatch.predict import Predictor
     from isopatch.training.config import RunConfig
     from isopatch.training.evaluate import evaluate
@@ -25,6 +26,7 @@ _HOME = {
     "IsopatchError": "isopatch.errors",
     "Predictor": "isopatch.predict",
     "RunConfig": "isopatch.training.config",
+    "Segmenter": "isopatch.nn.dense",
     "UsageError": "isopatch.errors",
     "configure": "isopatch.api",
     "convert": "isopatch.api",
@@ -42,6 +44,7 @@ __all__ = [
     "IsopatchError",
     "Predictor",
     "RunConfig",
+    "Segmenter",
     "UsageError",
     "__version__",
     "configure",

@@ -35,6 +35,7 @@ class ConvStem(nn.Module):
         super().__init__()
         positive(dim=dim, patch_size=patch_size)
         self.patch_size = patch_size
+        self.stride = patch_size
         self.trunk = trunk
         self.proj = nn.Conv2d(dim, dim, kernel_size=1)
         self.activation = nn.Identity() if activation is None else activation

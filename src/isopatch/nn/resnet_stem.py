@@ -134,6 +134,7 @@ class ResNetStem(nn.Module):
             raise UsageError(f"layers {list(layers)}: a ResNet has at most 4 stages")
         self.patch_size = patch_size
         self.reduction = reduction(layers)
+        self.stride = patch_size * self.reduction  # pixels a side of one token's cell
         self.root = Root(in_channels, width)
         channels = width
         stages = []

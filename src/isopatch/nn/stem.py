@@ -61,6 +61,7 @@ class PatchStem(nn.Module):
         super().__init__()
         positive(in_channels=in_channels, dim=dim, patch_size=patch_size)
         self.patch_size = patch_size
+        self.stride = patch_size  # pixels a side of one token's cell
         self.exact = exact
         self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.activation = nn.Identity() if activation is None else activation
@@ -90,6 +91,7 @@ class NormedPatchStem(nn.Module):
         super().__init__()
         positive(in_channels=in_channels, dim=dim, patch_size=patch_size)
         self.patch_size = patch_size
+        self.stride = patch_size
         pixels = in_channels * patch_size**2
         self.patch_norm = nn.LayerNorm(pixels, eps=norm_eps)
         self.proj = nn.Linear(pixels, dim)
