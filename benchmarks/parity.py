@@ -1,4 +1,4 @@
-"""Every checkpoint format, family and direction against the other project's own code; sizes; resized positions.
+"""Every format, family and direction against the other project's own code; sizes; resized positions.
 
 Claims: relative error of the logits at most 1e-10 in float64 and 1e-5 in float32, for random weights read
 from files of the other project and written for it; parameters and multiply-adds of every name are what its
@@ -109,9 +109,9 @@ def main() -> int:
     failed = [row for row in (*rows, *sizes, *positions) if not row["pass"]]
     return record(
         "parity",
-        claim="Random weights through the other project's own code, every format, family and direction: relative "
-        "error of logits float64 <= 1e-10, float32 <= 1e-5; counts of every name; positions of a DeiT-S resized "
-        "as by their origins to 1e-6",
+        claim="Random weights through the other project's own code, every format, family and direction: "
+        "relative error of logits float64 <= 1e-10, float32 <= 1e-5; counts of every name; positions of a "
+        "DeiT-S resized as by their origins to 1e-6",
         measured=", ".join(f"{str(dtype)[6:]} {error:.1e}" for dtype, error in worst.items())
         + f" in {len(rows)} rows; {len(sizes)} names; positions "
         + f"{max(float(row['error']) for row in positions):.1e}; {len(failed)} failed",

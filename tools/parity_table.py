@@ -40,12 +40,12 @@ def page() -> str:
     parts = [
         "# Parity",
         "",
-        "Made by `tools/parity_table.py` from the result files beside it, which name command, seed, versions and "
-        "hardware. Errors are relative to the largest logit.",
+        "Made by `tools/parity_table.py` from the result files beside it, which name command, seed, versions "
+        "and hardware. Errors are relative to the largest logit.",
         "",
         f"## Formats: {parity['measured']}",
         "",
-        "Random weights, the other project's own model and files; `-`: equal to the bit, see the column before.",
+        "Random weights, the other project's own model and files; `-`: one figure for both types.",
         "",
         *_table(("family", "format", "direction", "float64", "float32", ""), formats),
         "",
@@ -67,8 +67,8 @@ def page() -> str:
         "",
         "## Sizes of every name, and its published size against timm (logits and input gradient)",
         "",
-        "Parameters and multiply-adds counted again; a blank error: timm does not have it, or its weights are too "
-        "large for the comparison.",
+        "Parameters and multiply-adds counted again; a blank error: timm does not have it, or its weights are "
+        "too large for the comparison.",
         "",
         *_table(("name", "parameters", "multiply-adds", "", "float64", "float32"), counts),
         "",
