@@ -67,7 +67,7 @@ def page() -> str:
         "",
         "## Sizes of every name, and its published size against timm (logits and input gradient)",
         "",
-        "Parameters and multiply-adds counted again; a blank error: timm does not have it, or its weights are "
+        "Parameters and multiply-adds counted again; no error: timm does not have it, or its weights are "
         "too large for the comparison.",
         "",
         *_table(("name", "parameters", "multiply-adds", "", "float64", "float32"), counts),

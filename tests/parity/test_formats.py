@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from isopatch.conversion import targets
+from isopatch.models.architectures import MODULES
 from isopatch.models.formats import timm_config, transformers_config
 from isopatch.models.load import load
-from isopatch.models.spec import build, make_spec
+from isopatch.models.spec import build, make_spec, resolve
 
 HERE = Path(__file__).parent
 
@@ -112,6 +113,20 @@ OURS: dict[str, dict[str, Any]] = {
     "metaformer": G.MIXER,
     "mobilenet_v3": G.MIXER,
     "cifar_resnet20": {},
+    "cycle_mlp_b1": {"dims": (8, 16), "depths": (1, 1), "mlp_ratios": (2, 2), "image_size": (16, 24)},
+    "vip_s7": {
+        "dims": (8, 16),
+        "depths": (1, 1),
+        "segment_dims": (4, 2),
+        "transitions": (True,),
+        "mlp_ratios": (2, 2),
+        "patch_size": 4,
+        "image_size": 16,
+    },
+    "bench": {"dim": 8, "depth": 2, "patch_size": 4, "image_size": 16, "token_mixer": "depthwise"},
+    "deit": {**GOOGLE, "distilled": True},
+    "timm:test_resnet": {"image_size": 32},
+    "torchvision:shufflenet_v2_x0_5": {"image_size": 32},
 }
 
 
@@ -333,6 +348,10 @@ SAVE = {
 @pytest.mark.parametrize("name", OURS)
 def test_our_own_format_is_the_same_to_the_bit(tmp_path: Path, name: str) -> None:
     assert round_trip(name, tmp_path) == 0.0
+
+
+def test_every_architecture_is_written_and_read() -> None:
+    assert {resolve(name).architecture for name in OURS} == set(MODULES)
 
 
 def round_trip(name: str, folder: Path) -> float:
