@@ -91,6 +91,7 @@ def run_demo(
             ("logistic regression", accuracies["logistic regression"], "raw pixels, L2 penalty"),
         ],
         predictions=_predictions(out / "convmixer", splits.test),
+        predictions_of="the ConvMixer",
     )
     return DemoResult(accuracies, report, tuple(runs))
 

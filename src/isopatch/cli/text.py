@@ -26,7 +26,8 @@ def trained(document: Mapping[str, Any]) -> str:
     summary = document["summary"]
     for split, numbers in summary.get("final", {}).items():
         what = "moving average, test" if split == "test_ema" else split
-        lines.append(f"{what:<5} top-1 {percent(numbers['top1'])}, top-5 {percent(numbers['top5'])}")
+        five = f", top-5 {percent(numbers['top5'])}" if len(summary["data"]["classes"]) > 5 else ""
+        lines.append(f"{what:<5} top-1 {percent(numbers['top1'])}{five}")
     if summary.get("selection"):
         lines.append(summary["selection"])
     lines.append(f"report: {path}/report.html")
@@ -62,6 +63,8 @@ def evaluation(document: Mapping[str, Any]) -> str:
         "ece": f"{document['ece']:.4f}",
         "brier": f"{document['brier']:.4f}",
     }
+    if len(document["per_class"]) <= 5:  # always right then
+        del rows["top-5"]
     lines = [table(rows), ""]
     if "distillation" in document:
         lines += [learned(document["distillation"], document["num_images"]), ""]

@@ -55,12 +55,13 @@ def write_comparison(
     title: str = "",
     reference_rows: Sequence[tuple[str, float, str]] = (),
     predictions: Sequence[Mapping[str, object]] = (),
+    predictions_of: str = "",
 ) -> Path:
     """Write a page that compares runs to `out` and return its path.
 
     reference_rows: (name, top-1 as a fraction, note) of what is no run, listed below the runs.
     predictions: a gallery; keys as in an evaluation's mistakes: thumbnail (a PNG data URI), label,
-        prediction, confidence and, optionally, name.
+        prediction, confidence and, optionally, name. predictions_of: whose they are.
     Raises `UsageError` where a folder is no run, none is given, or `out` cannot be written, is no .html, or
     exists and is no page of ours.
     """
@@ -99,6 +100,7 @@ def write_comparison(
             "differences": differences([run.config for run in runs]),
             "names": names,
             "warnings": _warnings(runs, names, split),
+            "predictions_of": predictions_of,
             "predictions": [picture(row) for row in list(predictions)[:MAX_PREDICTIONS]],
         },
     )

@@ -180,11 +180,13 @@ def _view(split: str, evaluation: dict[str, Any], summary: dict[str, Any]) -> Ev
     heads, agreement = heads_table(evaluation)
     bins = calibration_bins(evaluation)
     svg = calibration_chart(bins, title="Calibration")
+    classes = evaluation.get("per_class")
+    few_classes = isinstance(classes, list) and len(classes) <= 5  # five guesses are always right then
     return EvaluationView(
         split,
         [
             ("top-1", percent(evaluation.get("top1"))),
-            ("top-5", percent(evaluation.get("top5"))),
+            *([] if few_classes else [("top-5", percent(evaluation.get("top5")))]),
             ("macro recall", percent(evaluation.get("macro_recall"))),
             ("negative log-likelihood", decimal(evaluation.get("nll"))),
             ("calibration error (ECE)", decimal(evaluation.get("ece"))),
