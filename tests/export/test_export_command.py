@@ -88,6 +88,7 @@ MISTAKES = [
     ("vit_tiny --to source --model.dimm 3", "model.dimm: unknown (did you mean 'dim'?)"),
     ("vit_tiny --to source --short", "the shortest form is ConvMixer's"),
     ("convmixer_cifar_tiny --to source --short", "kernel_size 8: the shortest form pads by half a kernel"),
+    ("timm:resnet18 --to source", "a model of timm cannot be written as source: its modules are timm's"),
     ("vit_tiny --to source --out .", ".: is a folder; give a file"),
 ]
 

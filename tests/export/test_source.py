@@ -7,7 +7,6 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isopatch.errors import IsopatchError, UsageError
-from isopatch.export.source.render import architectures, render_short, render_source
+from isopatch.errors import UsageError
+from isopatch.export.source.render import WRAPPED, render_short, render_source
+from isopatch.models.sizes.bench import BENCH_PRESETS, bench_preset
 from isopatch.models.spec import ModelSpec, build, make_spec
 from isopatch.models.table import MODELS
 
@@ -29,6 +29,17 @@ PLAIN = {key: value for key, value in VIT.items() if key != "num_heads"}
 HYBRID = {**VIT, "dim": 16, "image_size": [64, 96], "patch_size": 1}
 
 POSITIONS = ("learned", "learned-2d", "sincos-2d", "relative", "none")
+FEW = {"num_classes": 5}
+CYCLE = {"dims": [8, 12, 20], "depths": [1, 2, 1], "mlp_ratios": [2, 2, 2], "image_size": [30, 45], **FEW}
+SEGMENTS = {
+    "dims": [12, 24, 24],
+    "depths": [1, 1, 2],
+    "segment_dims": [4, 2, 2],
+    "transitions": [True, False],
+}
+PERMUTATOR = {**SEGMENTS, "mlp_ratios": [3, 3, 3], "patch_size": 3, "image_size": 12, **FEW}
+BENCH = {**PLAIN, "dim": 16, "depth": 3, "image_size": [8, 16], "num_heads": 2, "kernel_size": 3}
+PYRAMID = {"stage_depths": [1, 2]}
 POOLS = (
     (True, "class"),
     (True, "norm-mean"),
@@ -36,6 +47,9 @@ POOLS = (
     (False, "norm-mean"),
     (False, "mean-norm"),
 )
+NORM_PLACES = ("before", "after-mixer", "after-activation", "after-sum")
+TOKEN_MIXERS = ("attention", "depthwise", "token-mlp", "token-linear", "pool", "identity", "random")
+MLP_FREE = {"activation_place": "both"}
 MORE = itertools.cycle(
     (
         {},
@@ -80,6 +94,76 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "mobilenet_v3", {**PLAIN, "kernel_size": kernel, "squeeze_ratio": ratio, "expansion": 2.5}
     yield "cifar_resnet20", {"depth": 8, "width": 4, "image_size": [14, 17], "num_classes": 3}
     yield "cifar_resnet20", {"depth": 14, "width": 5, "in_channels": 1}
+
+    for more in (
+        {},
+        {"mlp_ratios": [4, 1, 2], "activation": "gelu_tanh", "drop_path": 0.1},
+        {"mlp_ratios": [2.5, 1.3, 2], "step_size": 4, "in_channels": 2},
+        {"mlp_ratios": [2.5, 2.5, 2.5], "activation": "relu", "step_size": 1, "patch_size": 4},
+        {"dims": [9], "depths": [2], "mlp_ratios": [1.0], "step_size": 5, "patch_size": 5, "patch_stride": 2},
+    ):
+        yield "cycle_mlp_b1", {**CYCLE, **more}
+    one = {"dims": [8], "depths": [2], "segment_dims": [4], "transitions": [], "mlp_ratios": [2.5]}
+    two = {"dims": [12, 12], "depths": [1, 1], "segment_dims": [4, 4], "transitions": [False]}
+    for more in (
+        {},
+        {"mlp_ratios": [3, 1, 2], "activation": "relu", "drop_path": 0.1},
+        {"mlp_ratios": [1.5, 2.5, 2.5], "activation": "gelu_tanh"},
+        {**two, "mlp_ratios": [1.0, 1.0]},
+        {**two, "mlp_ratios": [3.5, 1], "in_channels": 1},
+        one,
+    ):
+        yield "vip_s7", {**PERMUTATOR, **more}
+    for preset, more in bench_cases():
+        yield f"bench_{preset}", {**BENCH, **more}
+
+
+def bench_cases() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each preset, as it is and with one part or a few parts changed."""
+    for preset in BENCH_PRESETS:
+        yield preset, {}
+        if not bench_preset(preset)["class_token"]:
+            yield preset, {**PYRAMID, "position": "learned"}
+    for place, residual in itertools.product(NORM_PLACES, ("each", "token", "block", "none")):
+        if place != "after-sum" or residual == "each":
+            yield "mlp_mixer", {"norm_place": place, "residual": residual, "activation_place": "both"}
+            scale = None if residual == "none" else 0.3
+            yield "deit3", {"norm_place": place, "residual": residual, "layer_scale": scale, "norm": "affine"}
+    for place in NORM_PLACES:
+        yield "gmlp", {"norm_place": place, "layer_scale": 0.2, "mlp_ratio": 2.5, **PYRAMID}
+        yield "metaformer_pool", {"norm_place": place, "activation_place": "token", "norm": "batch"}
+    yield "gmlp", {"residual": "none", "activation_place": "none", "norm": "none"}
+    yield "mlp_mixer", {"norm": "none", "norm_place": "after-sum", **PYRAMID}
+    for norm, mixer in itertools.product(("layer", "batch", "affine", "none"), TOKEN_MIXERS):
+        stem = {"stem_activation": True, "stem_norm": True}
+        yield "convmixer", {"norm": norm, "token_mixer": mixer, "final_norm": True, **stem}
+        if norm != "none":
+            yield "convmixer", {"norm": norm, "token_mixer": mixer, "pool": "mean-norm", **PYRAMID}
+    for position in POSITIONS:
+        for end in ({}, PYRAMID, {"pool": "mean-norm", "norm": "batch"}, {"in_channels": 1}):
+            kind = {"position": position, "stem_norm": "in_channels" in end}
+            yield "deit", {"class_token": False, "pool": "norm-mean", **end, **kind}
+        yield "deit_distilled", {"position": position, "qkv_bias": False, "activation": "gelu_tanh"}
+        yield "vit", {"position": position, "pool": "norm-mean", "channel_mixer": "pointwise", **MLP_FREE}
+        if position != "relative":
+            yield "convmixer", {"position": position, "kernel_size": 4, "norm_eps": 1e-5, "norm": "layer"}
+    yield "convmixer", {"kernel_size": 2, "activation": "relu"}
+    yield "convmixer", {"layer_scale": 0.3, "image_size": [8, 64]}  # as many columns as channels
+    yield "convmixer", {"channel_mixer": "mlp", "mlp_ratio": 1.0, "final_norm": True}
+    for stem, patch in itertools.product(("overlap", "conv-pool"), (2, 3, 4, 6, 8)):
+        size = {"stem": stem, "patch_size": patch, "image_size": [2 * patch, 4 * patch]}
+        yield "mlp_mixer", {**size, "stem_activation": patch % 2 == 0, "stem_norm": patch > 3}
+        yield "resmlp", {**size, **PYRAMID, "stem_norm": True, "stem_activation": patch == 8}
+    yield "mlp_mixer", {"stem": "conv-pool", "patch_size": 1, "image_size": [2, 4], "activation": "relu"}
+    yield "metaformer_pool", {"stem": "overlap", "patch_size": 8, "dim": 2, "image_size": [16, 16]}
+    for mixer, ratio in itertools.product(("gated", "mlp"), (4.0, 2.3, 1.0)):
+        yield "mlp_mixer", {"channel_mixer": mixer, "mlp_ratio": ratio, "token_ratio": 0.3}
+        yield "mlp_mixer", {"channel_mixer": mixer, "mlp_ratio": ratio, "token_ratio": 0.3, **PYRAMID}
+    yield "vit", {"channel_mixer": "gated", **MLP_FREE}
+    yield "deit", {"num_heads": None, "dim": 128, "embedding_dropout": 0.1, "drop_path": 0.1}
+    wide = {"stage_depths": [1, 1, 1], "stage_dims": [16, 24, 40], "image_size": 16, "token_ratio": 2.0}
+    yield "mlp_mixer", wide
+    yield "deit", {**wide, "class_token": False, "pool": "norm-mean", "position": "relative"}
 
 
 CASES = [make_spec(name, arguments) for name, arguments in cases()]
@@ -166,13 +250,15 @@ def test_layer_scales_start_where_the_models_do() -> None:
 def texts() -> dict[str, str]:
     """The file of every name of the table that has its sizes, and of the small models above."""
     named = [make_spec(name, {}) for name, entry in MODELS.items() if not entry.plain]
-    specs = {spec.name: spec for spec in named if spec.architecture in architectures()}
+    specs = {spec.name: spec for spec in named if spec.architecture not in WRAPPED}
+    sizes = {"dim": 768, "depth": 12, "patch_size": 16, "image_size": 224, "stem": "overlap"}
+    specs |= {f"bench_{preset}": make_spec(f"bench_{preset}", sizes) for preset in BENCH_PRESETS}
     found = {name: render_source(spec) for name, spec in specs.items()}
     return found | {f"case{number}": render_source(spec) for number, spec in enumerate(CASES)}
 
 
 def test_every_file_is_small_and_needs_torch_alone(texts: dict[str, str]) -> None:
-    assert {"vit_huge_patch14_224", "convmixer_1536_20", "vit_large_r50_s32_384"} <= texts.keys()
+    assert {"vit_huge_patch14_224", "convmixer_1536_20", "cycle_mlp_b5", "bench_deit3"} <= texts.keys()
     for name, text in texts.items():
         lines = text.splitlines()
         assert len(lines) <= MOST_LINES and max(map(len, lines)) <= MOST_COLUMNS, name
@@ -187,11 +273,27 @@ def test_every_file_is_small_and_needs_torch_alone(texts: dict[str, str]) -> Non
 
 def test_every_file_says_what_it_is(texts: dict[str, str]) -> None:
     for name, entry in MODELS.items():
-        if name in texts:
+        if name in texts and not entry.plain:
             head = ast.get_docstring(ast.parse(texts[name])) or ""
             assert f"{name}, {entry.parameters:,} parameters" in head
             assert f"cut to the central {entry.input.height} x {entry.input.width}" in head
             assert "arXiv" in head and "Licence: Apache-2.0" in head
+
+
+def test_no_bench_model_is_much_longer() -> None:
+    """The longest choice of every setting at once; docs/export.md names the number."""
+    parts = {"norm": "affine", "position": "relative", "channel_mixer": "gated", "mlp_ratio": 2.5}
+    stem = {
+        "stem": "overlap",
+        "stem_activation": True,
+        "stem_norm": True,
+        "patch_size": 12,
+        "image_size": [48, 96],
+    }
+    block = {"residual": "block", "norm_place": "after-mixer", "layer_scale": 0.1, "activation_place": "both"}
+    end = {"class_token": False, "pool": "mean-norm", "drop_path": 0.1, "dim": 48, **PYRAMID}
+    spec = make_spec("bench_deit", {**BENCH, **parts, **stem, **block, **end})
+    assert MOST_LINES < len(render_source(spec).splitlines()) <= 126
 
 
 def test_ruff_finds_nothing_to_change(texts: dict[str, str], tmp_path: Path) -> None:
@@ -266,33 +368,3 @@ def test_even_kernels_are_no_case_for_the_shortest_form() -> None:
 def test_only_convmixer_has_a_shortest_form() -> None:
     with pytest.raises(UsageError, match="the shortest form is ConvMixer's, vit is a vit"):
         render_short(make_spec("vit", VIT))
-
-
-# --- what cannot be written ----------------------------------------------------------------------------
-
-
-def test_an_architecture_without_a_template_is_refused_with_those_that_have_one() -> None:
-    spec = replace(make_spec("vit", VIT), architecture="perceiver")
-    with pytest.raises(UsageError, match=r"perceiver cannot be written as source yet; .*convmixer.*, vit"):
-        render_source(spec)
-    assert not [name for name in architectures() if name.startswith("_")]
-
-
-def test_a_stored_description_puts_no_text_of_its_own_into_the_file() -> None:
-    spec = make_spec("vit", VIT)
-    attack = 'vit"""\nimport os\n"""'
-    with pytest.raises(UsageError, match="unknown model"):
-        render_source(replace(spec, name=attack))
-    for change in (
-        {"interpolation": attack},
-        {"resize": attack},
-        {"mean": (attack, 0.5, 0.5)},
-        {"mean": 0.5},
-    ):
-        hostile = replace(spec.input)
-        for key, value in change.items():
-            object.__setattr__(hostile, key, value)
-        with pytest.raises(IsopatchError, match="input is described by impossible values"):
-            render_source(replace(spec, input=hostile))
-    with pytest.raises(UsageError, match="activation"):
-        render_source(replace(spec, arguments={**spec.arguments, "activation": attack}))

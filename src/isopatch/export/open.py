@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isopatch.export.source.render import refuse_wrapped
 from isopatch.models.load import load
 from isopatch.models.spec import ModelSpec, make_spec
 from isopatch.models.table import ALIASES, MODELS
@@ -22,8 +23,10 @@ def spec_of(
 
     A name goes before a folder that is called the same; `./vit` is the folder. name: which model a file holds
     that does not say so. image_size, arguments: overrides of the model's own.
-    Raises what `make_spec` and `load` raise.
+    Raises what `make_spec` and `load` raise, and UsageError for `timm:NAME` and `torchvision:NAME`.
     """
+    if not Path(source).exists():  # before published weights are looked for
+        refuse_wrapped(source.partition(":")[0] if ":" in source else "")
     is_path = Path(source).exists() or "/" in source or ":" in source
     if name is not None or (is_path and source not in MODELS and source not in ALIASES):
         spec: ModelSpec = load(source, name=name, image_size=image_size, arguments=arguments).spec

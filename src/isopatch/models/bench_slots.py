@@ -13,6 +13,7 @@ from isopatch.nn.activations import Activation, make_activation
 from isopatch.nn.channel_mixers import GatedLinear, Mlp, Pointwise
 from isopatch.nn.checks import divisible, positive
 from isopatch.nn.conv_stem import ConvStem, conv_pool_trunk, overlapping_trunk
+from isopatch.nn.conv_stem import prime_factors as prime_factors
 from isopatch.nn.fixed_mixers import IdentityMixer, PoolMixer, RandomMixer
 from isopatch.nn.layout import Grid
 from isopatch.nn.norms import Affine, batch_norm, layer_norm

@@ -6,7 +6,8 @@ architecture's arguments by name, and
 
 name, parameters: of the model. picture: the shape of a batch. rows, cols: of the grid that leaves the stem.
 facts(paper, weights): the end of the docstring. signature(**defaults): the first line of a constructor.
-hidden(dim, ratio): the width of an MLP, as an expression.
+call(indent, head, *arguments): a call, wrapped where it is long. flow(*steps): a line of the drawing.
+hidden(dim, ratio): the width of an MLP, as an expression. prime_factors(number): smallest first.
 
 Filters: `module`, from an activation's name; `number`, 1e-06 as 1e-6; `with_imports`, around everything below
 the docstring.
@@ -21,10 +22,13 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from isopatch.errors import UsageError
-from isopatch.export.source.text import facts, hidden, number, signature, with_imports
+from isopatch.export.source.text import call, facts, flow, hidden, number, signature, with_imports
+from isopatch.models.bench_slots import prime_factors
 from isopatch.models.spec import ModelSpec, build, resolve
 
 ENDING = ".py.j2"
+# Architectures that wrap another library's modules: the source of those is that library's.
+WRAPPED = ("timm", "torchvision")
 ACTIVATIONS = {"gelu": "nn.GELU()", "gelu_tanh": 'nn.GELU("tanh")', "relu": "nn.ReLU()"}
 
 
@@ -38,13 +42,23 @@ def render_source(spec: ModelSpec) -> str:
     """Return the source of a model: a class whose defaults and parameter names are the spec's.
 
     What acts in training alone (dropout, drop path) and the initialisation are left out.
-    Raises UsageError for an architecture without a template.
+    Raises UsageError for a model of another library and for an architecture without a template.
     """
+    refuse_wrapped(spec.architecture)
     if spec.architecture not in architectures():
         raise UsageError(
             f"{spec.architecture} cannot be written as source yet; these can: {', '.join(architectures())}"
         )
     return _render(spec.architecture, spec)
+
+
+def refuse_wrapped(library: str) -> None:
+    """Raise UsageError for an architecture that is another library's."""
+    if library in WRAPPED:
+        raise UsageError(
+            f"a model of {library} cannot be written as source: its modules are {library}'s; isopatch writes "
+            f"the models that it defines itself"
+        )
 
 
 def render_short(spec: ModelSpec) -> str:
@@ -79,6 +93,7 @@ def _render(template: str, spec: ModelSpec) -> str:
         "facts": partial(facts, spec),
         "hidden": hidden,
         "signature": signature,
+        "prime_factors": prime_factors,
     }
     return _environment().get_template(template + ENDING).render(values)
 
@@ -94,6 +109,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # Macros see globals, and not what one rendering is given.
+    environment.globals.update(call=call, flow=flow)
     environment.filters["module"] = ACTIVATIONS.__getitem__
     environment.filters["number"] = number
     environment.filters["with_imports"] = with_imports

@@ -18,7 +18,12 @@ WEIGHTS = (
 )
 LICENCE = "Licence: Apache-2.0; written by isopatch export."
 # What acts in training alone is not in the file.
-TRAINING = {"dropout": "dropout", "attention_dropout": "attention dropout", "drop_path": "drop path"}
+TRAINING = {
+    "dropout": "dropout",
+    "attention_dropout": "attention dropout",
+    "embedding_dropout": "embedding dropout",
+    "drop_path": "drop path",
+}
 
 
 def facts(spec: ModelSpec, paper: str, weights: str = WEIGHTS) -> str:
@@ -78,14 +83,37 @@ def number(value: float) -> str:
 
 def signature(**defaults: Any) -> str:
     """Return `def __init__(self, name=value, ...) -> None:` inside a class, wrapped as ruff wraps it."""
-    arguments = ["self", *(f"{name}={_plain(value)}" for name, value in defaults.items())]
-    line = f"def __init__({', '.join(arguments)}) -> None:"
-    if len(line) + 4 <= COLUMNS:
+    pairs = (f"{name}={_plain(value)}" for name, value in defaults.items())
+    return call(4, "def __init__", "self", *pairs, end=" -> None:")
+
+
+def call(indent: int, head: str, *arguments: str, end: str = "") -> str:
+    """Return `head(argument, ...)end`, wrapped as ruff wraps it; empty arguments are left out.
+
+    indent: columns before the first line, which stand in the template.
+    """
+    given = [argument for argument in arguments if argument]
+    line = f"{head}({', '.join(given)}){end}"
+    if indent + len(line) <= COLUMNS:
         return line
-    line = ", ".join(arguments)
-    if len(line) + 8 <= COLUMNS:
-        return f"def __init__(\n        {line}\n    ) -> None:"
-    return "def __init__(\n" + "".join(f"        {argument},\n" for argument in arguments) + "    ) -> None:"
+    outer, inner = " " * indent, " " * (indent + 4)
+    line = inner + ", ".join(given)
+    body = [line] if len(line) <= COLUMNS else [f"{inner}{argument}," for argument in given]
+    return "\n".join([f"{head}(", *body, f"{outer}){end}"])
+
+
+def flow(*steps: str) -> str:
+    """Return a line of the docstring's drawing, `step -> step -> ...`, wrapped before an arrow."""
+    text = " -> ".join(step for step in steps if step)
+    wrapped = textwrap.wrap(
+        text.replace(" -> ", "\n-> ").replace(" ", "\0").replace("\n", " "),
+        COLUMNS,
+        initial_indent="    ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(wrapped).replace("\0", " ")
 
 
 def _plain(value: Any) -> str:
