@@ -88,6 +88,7 @@ MAY_SUCCEED = (
     ("predict --out", ""),
     ("convert SRC", "run with"),
     ("convert --against", "run with"),
+    ("convert DST", "best with"),  # a checkpoint's two files, replaced as asked without being read
 )
 
 
