@@ -89,6 +89,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--parallel", type=int, default=2, help="runs at a time, one thread each")
     options.add_argument("--finetune", type=int, help="pixels to fine-tune every student at")
     options.add_argument("--device", default="cpu")
+    options.add_argument("--precision", default="bf16")
     options.add_argument("--name", help="of the result file; default distillation-STUDENT")
     given = options.parse_args()
     given.arms = given.arms.split(",") if given.arms else list(STUDENTS[given.student])
@@ -112,14 +113,8 @@ def _arguments(given: argparse.Namespace, folder: Path, arm: str) -> list[str]:
     )
     return [
         *("--data", given.data, "--data.val_fraction", "0", "--recipe", "small", "--data_seed", "0"),
-        *(
-            "--model.image_size",
-            str(given.image_size),
-            "--epochs",
-            str(given.epochs),
-            "--device",
-            given.device,
-        ),
+        *("--model.image_size", str(given.image_size), "--epochs", str(given.epochs)),
+        *("--device", given.device, "--precision", given.precision),
         *shlex.split(text),
     ]
 
