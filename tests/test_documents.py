@@ -72,3 +72,8 @@ def test_links_between_the_pages_lead_somewhere():
 def test_the_table_of_measurements_is_made_from_the_result_files():
     check = [sys.executable, str(ROOT / "tools" / "readme_results.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/readme_results.py"
+
+
+def test_the_page_of_parity_is_made_from_the_result_files():
+    check = [sys.executable, str(ROOT / "tools" / "parity_table.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run python tools/parity_table.py"
