@@ -92,6 +92,8 @@ def test_features_at_every_depth(kind: str) -> None:
         model.features(x, depth=3)
     with pytest.raises(UsageError, match="depth -1"):
         model.features(x, depth=-1)
+    with pytest.raises(UsageError, match="give one number"):
+        model.features(x, depth=(1, 2))  # type: ignore[arg-type]
 
 
 def test_names_of_tensors_start_with_the_parts(kind: str) -> None:

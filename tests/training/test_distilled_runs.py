@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from isopatch.api import configure, train
 from isopatch.data.open import open_data
 from isopatch.errors import UsageError
 from isopatch.models.save import save_model
@@ -292,3 +293,24 @@ def test_every_head_has_a_gradient_in_two_processes(tmp_path) -> None:
     ]
     results = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    settings = {"distill.teacher": str(tmp_path / "nowhere"), "model.image_size": 8, "model.patch_size": 2}
+    settings |= {"model.dim": 8, "model.depth": 1, "model.kernel_size": 3}
+    refused = configure(model="convmixer", recipe="small", settings=settings)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        train(refused, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # a folder that was there stays
+    with pytest.raises(UsageError, match="no such file or folder"):
+        train(refused, out=tmp_path / "run", quiet=True)
+    assert (tmp_path / "run").is_dir()
+
+
+def test_the_log_says_who_teaches_what(splits, teacher, tmp_path) -> None:
+    run(config(teacher, DEIT, epochs=1, distill={"kind": "both"}), splits, tmp_path / "run")
+    said = (tmp_path / "run" / "log.txt").read_text()
+    assert (
+        f"taught by {teacher} through the distillation token's head: labels 0.4, hard 0.5, soft 0.1" in said
+    )

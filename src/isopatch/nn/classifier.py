@@ -76,6 +76,8 @@ class Classifier(nn.Module, ABC):
         """
         if depth is None:
             return self.final_features(x)
+        if not isinstance(depth, int):
+            raise UsageError(f"depth {depth}: give one number; features_by_depth yields every depth")
         if depth < 0:
             raise UsageError(f"depth {depth}: 0 is the stem, 1 the first block; leave it out for the end")
         found = next(islice(self.features_by_depth(x), depth, None), None)

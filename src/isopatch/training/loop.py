@@ -235,6 +235,21 @@ def announce(trainer: Trainer) -> None:
         choices.threads,
         "thread" if choices.threads == 1 else "threads",
     )
+    if config.distill.teacher is not None:
+        log.info("%s", taught_note(trainer))
     busy = busy_note(choices.threads)
     for note in (*trainer.splits.notes, *([busy] if busy else [])):
         log.info("%s", note)
+
+
+def taught_note(trainer: Trainer) -> str:
+    """Say who teaches what, with which weights, and where its answers are kept."""
+    distill = trainer.config.distill
+    weights = distill.weights
+    terms = [("labels", weights.label), ("hard", weights.hard), ("soft", weights.soft)]
+    terms.append(("feature maps", distill.feature_weight))
+    said = ", ".join(f"{name} {weight:g}" for name, weight in terms if weight)
+    where = "the distillation token's head" if "dist" in trainer.model.heads else "the only head"
+    soft = f" at temperature {distill.tau:g}" if weights.soft else ""
+    cache = "" if distill.cache is None else f"; its answers are kept in {distill.cache}"
+    return f"taught by {distill.teacher} through {where}: {said}{soft}{cache}"

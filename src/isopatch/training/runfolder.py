@@ -50,8 +50,9 @@ class RunFolder:
         """Create the folder and own it for the duration; a second process is refused with UsageError.
 
         The lock is a POSIX record lock: the kernel drops it when the process dies, however it dies, and
-        worker processes do not inherit it.
+        worker processes do not inherit it. A folder made for a run that is refused is removed again.
         """
+        new = not self.path.exists()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("a+")
@@ -76,6 +77,10 @@ class RunFolder:
                 log.addHandler(handler)
                 try:
                     yield
+                except UsageError:
+                    if new and not self.has_run():
+                        shutil.rmtree(self.path, ignore_errors=True)
+                    raise
                 finally:
                     log.removeHandler(handler)
                     log.setLevel(level)
