@@ -209,3 +209,14 @@ def test_the_command_takes_a_rectangle(tmp_path: Path, source: Source) -> None:
     given = [part for key, value in sizes.items() for part in (f"--model.{key}", str(value))]
     line = ["convert", str(tmp_path / "a.pth"), str(tmp_path / "back"), "--to", "isopatch", "--model", "vit"]
     assert cli.main([*line, *given]) == 0
+
+
+def test_a_failed_gate_leaves_no_folders_and_a_tolerance_is_one(tmp_path: Path, source: Source) -> None:
+    folder = source("vit", norm_eps=0.1)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for tolerance, written in ((1e-5, False), (10.0, True)):
+        report = convert(folder, kept / "deep" / "out.pth", to="deit", tolerance=tolerance)
+        assert report["passed"] == written and report["check"]["tolerance"] == tolerance
+        assert (kept / "deep").exists() == written
+    assert [path.name for path in (kept / "deep").iterdir()] == ["out.pth"]

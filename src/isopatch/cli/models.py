@@ -90,7 +90,7 @@ def convert(arguments: argparse.Namespace) -> int:
         to=arguments.to,
         name=arguments.model,
         arguments=given,
-        check=arguments.check or arguments.tolerance is not None,
+        check=arguments.check,
         against=arguments.against,
         data=arguments.data,
         split=arguments.split,
