@@ -239,8 +239,9 @@ def convert(
     check: compare the logits of the source, in our code, with those of the target in the code of its own
         project, where that is installed. against: "timm", "transformers", or another checkpoint instead.
     data, split: pictures to compare on, and to measure both sides' accuracy where they are of the model's
-        classes; a few are generated otherwise. against and data imply check.
-    tolerance: largest difference of a logit over the largest logit; default 1e-5, float32.
+        classes; a few are generated otherwise.
+    tolerance: largest difference of a logit over the largest logit; default 1e-5, float32. against, data and
+        tolerance imply check.
     Returns the report as plain JSON values: read and written (tensors matched, reshaped, left_over, missing),
     round_trip, not_kept, other_settings, check, passed. Where passed is false, target was not written.
     Raises UsageError and IsopatchError, with nothing written, for what is refused.
@@ -250,7 +251,7 @@ def convert(
     conversion.ready(wanted, place, source, overwrite=overwrite)
     opened = open_weights(source, name, arguments=arguments, partial=partial, ema=ema)
     compared = None
-    if check or against is not None or data is not None:
+    if check or any(given is not None for given in (against, data, tolerance)):
         compared = conversion.Check(against=None if against is None else str(against), tolerance=limit)
     if data is not None:
         spec = opened.model.spec

@@ -193,3 +193,30 @@ def test_the_generated_pictures_are_the_same_and_differ(make: Any) -> None:
     content = [first.read(index).tobytes() for index in range(len(first))]
     assert content == [second.read(index).tobytes() for index in range(len(second))]
     assert len(set(content)) == len(content) == 8
+
+
+def test_a_bare_file_of_a_rectangle_is_compared_at_the_sources_grid(tmp_path: Path, source: Source) -> None:
+    """4x9 places are as many as 6x6, and a file of weights alone does not say which."""
+    folder = source("vit", image_size=(32, 72))
+    convert(folder, tmp_path / "a.pth", to="deit")
+    report = convert(folder, tmp_path / "b.pth", to="deit", against=tmp_path / "a.pth")
+    assert report["check"]["max_error"] == 0.0
+
+
+def test_the_command_takes_a_rectangle(tmp_path: Path, source: Source) -> None:
+    convert(source("vit", image_size=(32, 48)), tmp_path / "a.pth", to="deit")
+    sizes = {"dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "image_size": "32x48"}
+    given = [part for key, value in sizes.items() for part in (f"--model.{key}", str(value))]
+    line = ["convert", str(tmp_path / "a.pth"), str(tmp_path / "back"), "--to", "isopatch", "--model", "vit"]
+    assert cli.main([*line, *given]) == 0
+
+
+def test_a_failed_gate_leaves_no_folders_and_a_tolerance_is_one(tmp_path: Path, source: Source) -> None:
+    folder = source("vit", norm_eps=0.1)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for tolerance, written in ((1e-5, False), (10.0, True)):
+        report = convert(folder, kept / "deep" / "out.pth", to="deit", tolerance=tolerance)
+        assert report["passed"] == written and report["check"]["tolerance"] == tolerance
+        assert (kept / "deep").exists() == written
+    assert [path.name for path in (kept / "deep").iterdir()] == ["out.pth"]

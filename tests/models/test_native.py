@@ -268,3 +268,19 @@ def flipped(content: bytes, position: int) -> bytes:
     damaged = bytearray(content)
     damaged[position] ^= 1
     return bytes(damaged)
+
+
+def test_a_config_nested_without_end_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(IsopatchError, match=r"config\.json: damaged or unreadable"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pth", "pt"])
+def test_other_peoples_file_beside_our_config_is_theirs(tmp_path: Path, suffix: str) -> None:
+    shape = {"dim": 8, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 8}
+    save_model(tmp_path, build(make_spec("vit", {**shape, "num_classes": 3})))
+    other = build(make_spec("vit", {**shape, "num_classes": 5}))
+    torch.save(other.state_dict(), tmp_path / f"theirs.{suffix}")
+    loaded = load(tmp_path / f"theirs.{suffix}", "vit", arguments=shape)
+    assert torch.equal(loaded.state_dict()["stem.proj.weight"], other.state_dict()["stem.proj.weight"])

@@ -174,3 +174,36 @@ def test_the_tally_of_googles_layout(tmp_path: Path) -> None:
     assert (tally.in_file, tally.matched, tally.left_over) == (len(arrays), len(model.state_dict()), ())
     assert "blocks.0.token.mixer.qkv.weight" in tally.reshaped  # three arrays there, transposed
     assert "norm.weight" not in tally.reshaped
+
+
+def test_a_place_dependent_part_without_a_definition_stays_fresh(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    shape = {"dim": 16, "depth": 1, "patch_size": 4}
+    model = build(make_spec("mlp_mixer", {**shape, "image_size": 16, "num_classes": 3}))
+    path = tmp_path / "mixer.safetensors"
+    save_file(from_isopatch(model.state_dict(), "mlp_mixer"), path)
+    with pytest.raises(UsageError, match="only whole multiples"):
+        load(path, "mlp_mixer", arguments={**shape, "image_size": 20})
+    with caplog.at_level(logging.WARNING, logger="isopatch"):
+        opened = open_weights(path, "mlp_mixer", arguments={**shape, "image_size": 20}, partial=True)
+    assert "only whole multiples of it are defined" in caplog.text and "partial: left as it is" in caplog.text
+    assert {key.split(".")[3] for key in opened.tally.missing} == {"mixer"}
+    assert torch.equal(opened.model.state_dict()["stem.proj.weight"], model.state_dict()["stem.proj.weight"])
+    with pytest.raises(UsageError, match="position_resize 'cubic'"):
+        load(path, "mlp_mixer", arguments={**shape, "image_size": 20}, partial=True, position_resize="cubic")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=str)
+def test_half_of_a_distilled_model(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Its table has an entry for the distillation token, which is no place: of 3x5 one too many is 4x4."""
+    shape = {**VIT, "image_size": size, "num_classes": 3}
+    state = from_isopatch(build(make_spec("deit", {**shape, "distilled": True})).state_dict(), "deit")
+    save_file(state, tmp_path / "w.safetensors")
+    del shape["num_classes"]
+    with pytest.raises(IsopatchError, match="holds a distilled model, deit is a plain one"):
+        load(tmp_path / "w.safetensors", "deit", arguments=shape)
+    tally = open_weights(tmp_path / "w.safetensors", "deit", arguments=shape, partial=True).tally
+    assert tally.missing == ("position.table",)
+    assert "prefix.dist_token" in tally.left_over and "position.table" in tally.left_over

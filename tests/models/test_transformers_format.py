@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.formats.transformers import from_isopatch
 from isopatch.models.load import load
 
@@ -149,3 +149,37 @@ def test_a_name_may_only_confirm(tmp_path: Path) -> None:
     saved(tmp_path, "ViTForImageClassification")
     with pytest.raises(UsageError, match="holds a vit, not convmixer_768_32: leave the name out"):
         load(tmp_path, name="convmixer_768_32")
+
+
+def test_two_classes_are_their_default_and_not_written(tmp_path: Path) -> None:
+    theirs = saved(tmp_path, "ViTForImageClassification", id2label=None, label2id=None, num_labels=2)
+    assert "id2label" not in json.loads((tmp_path / "config.json").read_text())
+    ours = load(tmp_path)
+    assert (ours.spec.arguments["num_classes"], ours.spec.classes) == (2, None)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert float((ours(x) - theirs(x).logits).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("config.json", {"hidden_size": None}),
+        ("config.json", {"hidden_size": 0}),
+        ("config.json", {"patch_size": "x"}),
+        ("config.json", {"architectures": 3}),
+        ("config.json", {"id2label": {"one": "a"}}),
+        ("preprocessor_config.json", {"resample": [3]}),
+        ("preprocessor_config.json", {"image_mean": 0.5}),
+    ],
+    ids=str,
+)
+def test_a_damaged_configuration_is_one_line(tmp_path: Path, file: str, damage: dict[str, Any]) -> None:
+    saved(tmp_path, "ViTForImageClassification")
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert load(tmp_path)  # control
+    held = json.loads((tmp_path / file).read_text())
+    (tmp_path / file).write_text(json.dumps(held | damage))
+    with pytest.raises(IsopatchError, match="configuration beside it is damaged") as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value)

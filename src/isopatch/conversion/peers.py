@@ -17,7 +17,8 @@ from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.models.foreign import input_in
 from isopatch.models.formats import timm_config, transformers
-from isopatch.models.load import load
+from isopatch.models.held import grid_of
+from isopatch.models.load import load, open_weights
 from isopatch.models.locate import locate
 from isopatch.models.native import read_config
 from isopatch.models.spec import ModelSpec
@@ -64,7 +65,8 @@ def file_side(path: str | Path, spec: ModelSpec) -> Side:
         other = load(path)
     else:
         arguments = {key: value for key, value in spec.arguments.items() if key != "num_classes"}
-        other = load(path, spec.name, arguments=arguments)
+        grid = grid_of(spec.architecture, spec.arguments)  # a bare file does not say how its places lie
+        other = open_weights(path, spec.name, arguments=arguments, grid=grid).model
     return our_side(other, f"isopatch, reading {path}")
 
 

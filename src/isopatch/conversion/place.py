@@ -41,7 +41,11 @@ def refuse_taken(
 
 @contextlib.contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """Yield a path of the target's name in a temporary folder on the same disk; it is gone afterwards."""
+    """Yield a path of the target's name in a temporary folder on the same disk; it is gone afterwards.
+
+    So are the folders above that were made for a target which then was not put there.
+    """
+    made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -50,6 +54,9 @@ def beside(target: Path) -> Iterator[Path]:
         yield temporary / target.name
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the first that is not empty ends it
+            for folder in made:
+                folder.rmdir()
 
 
 def put(whole: Path, target: Path) -> None:

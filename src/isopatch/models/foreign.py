@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from isopatch.errors import UsageError, nearest
+from isopatch.errors import IsopatchError, UsageError, nearest
 from isopatch.models.entry import ModelEntry
 from isopatch.models.external.names import is_external
 from isopatch.models.formats import npz, official, timm, timm_config, transformers
 from isopatch.models.formats.keymap import State, rename
+from isopatch.models.spec import ModelSpec
 from isopatch.models.table import ALIASES, MODELS, resolve
 
+log = logging.getLogger("isopatch")
+
+_CHOICES = (
+    ("interpolation", "interpolation", {"bicubic": "bicubic", "bilinear": "bilinear"}),
+    ("crop_mode", "resize", {"center": "shorter", "squash": "squash"}),
+)
 HEADS = {"cls": "heads.cls.linear.weight", "dist": "heads.dist.linear.weight"}
 
 
@@ -83,6 +91,27 @@ def to_native_names(state: State, architecture: str) -> State:
     return timm.to_isopatch(state, architecture)
 
 
+def require_same_function(state: Mapping[str, Tensor], spec: ModelSpec, *, where: str) -> None:
+    """Refuse weights that fit a model in name and shape and were trained for another function.
+
+    state: in the file's own names, which say what ours do not: on which side of the average the final norm
+    stands (timm's `fc_norm`: after it), and how many heads attention has (Flax keeps them apart).
+    Raises IsopatchError.
+    """
+    pool = spec.arguments.get("pool", "class")
+    if "fc_norm.weight" in state and not is_external(spec.name) and pool != "mean-norm":
+        raise IsopatchError(
+            f"{where}: its final norm comes after the average (fc_norm), and {spec.name} has pool {pool}: it "
+            f"is a vit with the argument pool mean-norm"
+        )
+    heads, own = npz.heads_in(state), spec.arguments.get("num_heads")
+    if heads is not None and own is not None and heads != own:
+        raise IsopatchError(
+            f"{where}: does not fit {spec.name}: attention heads {heads} in the file, {own} in {spec.name}: "
+            f"give the name and arguments of the model it was saved from"
+        )
+
+
 def classes_in(state: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of a state dict's classifier, or None without one."""
     weight = state.get(HEADS["cls"])
@@ -90,17 +119,23 @@ def classes_in(state: Mapping[str, Tensor]) -> int | None:
 
 
 def input_in(config: Mapping[str, Any] | None) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """Return (input contract overrides, (height, width)) from timm's `pretrained_cfg`, as far as it says."""
-    told = (config or {}).get("pretrained_cfg") or {}
+    """Return (input contract overrides, (height, width)) from timm's `pretrained_cfg`, as far as it says.
+
+    timm's older files have its keys beside `architecture`. What isopatch does not prepare is warned about.
+    """
+    config = config or {}
+    told = config if config.get("pretrained_cfg") is None else config["pretrained_cfg"]
     overrides: dict[str, Any] = {}
     for theirs, ours in (("mean", "mean"), ("std", "std")):
         if told.get(theirs):
             overrides[ours] = tuple(float(value) for value in told[theirs])
     if isinstance(told.get("crop_pct"), int | float):
         overrides["crop_fraction"] = float(told["crop_pct"])
-    if told.get("interpolation") in ("bicubic", "bilinear"):
-        overrides["interpolation"] = told["interpolation"]
-    if told.get("crop_mode") == "squash":
-        overrides["resize"] = "squash"
+    for theirs, ours, known in _CHOICES:
+        value = told.get(theirs)
+        if value in known:
+            overrides[ours] = known[value]
+        elif value is not None:
+            log.warning("config.json says %s '%s', which isopatch does not prepare: left out", theirs, value)
     size = told.get("input_size")
     return overrides, None if size is None else (int(size[-2]), int(size[-1]))

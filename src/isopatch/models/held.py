@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.names import printable
 from isopatch.models.architectures import architecture_module
+from isopatch.models.entry import ModelEntry
 from isopatch.models.external.names import is_external
-from isopatch.models.foreign import classes_in, entry_for, input_in, to_native_names
+from isopatch.models.foreign import classes_in, entry_for, input_in, require_same_function, to_native_names
 from isopatch.models.formats import timm_config, transformers
 from isopatch.models.formats.keymap import State
 from isopatch.models.locate import Found
@@ -59,20 +61,14 @@ def _foreign(found: Found, state: State, name: str | None, asked: dict[str, Any]
         return _transformers(found, state, name, asked)
     if name is not None and found.name is not None and resolve(name).name != found.name:
         raise UsageError(f"{found.name} and {name} are two models: keep one")
-    name = name or found.name
-    entry = entry_for(name, found.config, found.weights)
-    overrides, size = input_in(found.config)
-    external = is_external(entry.name)
-    if name is not None and found.name is None:
-        told: dict[str, Any] = {}
-    elif external:
-        told = architecture_module(entry.architecture).arguments_told(found.config)
-    else:
-        told = timm_config.arguments_told(found.config)
-    if size is not None and (external or (name is None and not entry.plain)):
-        told.setdefault("image_size", size)
+    with _translating(found):
+        entry = entry_for(name or found.name, found.config, found.weights)
+        overrides, size = input_in(found.config)
+        told = _arguments_told(found, entry, size, named=name is not None)
+        classes = timm_config.classes_told(found.config)
     given = {**told, **asked}
-    if external:
+    theirs = state
+    if is_external(entry.name):
         arguments = {**entry.arguments, **given}
         state = architecture_module(entry.architecture).native_state(
             state, arguments, where=str(found.weights)
@@ -82,10 +78,10 @@ def _foreign(found: Found, state: State, name: str | None, asked: dict[str, Any]
     count = classes_in(state)
     if count is not None:
         given["num_classes"] = count
-    classes = timm_config.classes_told(found.config)
     if classes is not None and len(classes) != count:
         classes = None
     spec = make_spec(entry.name, given, input_overrides=overrides, classes=classes)
+    require_same_function(theirs, spec, where=str(found.weights))
     if entry.architecture == "convmixer" and found.config is None:
         log.info(
             "%s: does not say its activation; %s has %s (of the authors' weights 768/32 needs relu, the "
@@ -94,8 +90,53 @@ def _foreign(found: Found, state: State, name: str | None, asked: dict[str, Any]
             entry.name,
             spec.arguments["activation"],
         )
-    before = {**spec.arguments, **entry.arguments, "image_size": size}  # its own patches, not those asked for
-    return Known(state, spec, None if size is None else grid_of(spec.architecture, before))
+    trained = told.get("image_size", size)
+    before = {**spec.arguments, **entry.arguments, **told, "image_size": trained}  # not the patches asked for
+    return Known(state, spec, None if trained is None else grid_of(spec.architecture, before))
+
+
+def _arguments_told(
+    found: Found, entry: ModelEntry, size: tuple[int, int] | None, *, named: bool
+) -> dict[str, Any]:
+    """Arguments that timm's config.json gives the model; none where it describes another, or no model.
+
+    size: the picture size of its `pretrained_cfg`, which timm builds for unless `model_args` say another.
+    named: somebody gave the model's name, which then also stands in for what cannot be translated.
+    """
+    config = found.config or {}
+    external = is_external(entry.name)
+    if external and config.get("architecture") != entry.arguments["model"].partition(".")[0]:
+        return {}
+    if not external and timm_config.entry_told(config) is None:
+        return {}
+    try:
+        told: dict[str, Any] = (
+            architecture_module(entry.architecture).arguments_told(config)
+            if external
+            else timm_config.arguments_told(config)
+        )
+    except UsageError as error:
+        if not named:
+            raise
+        log.warning("%s: %s (not followed: %s is built as it was named)", found.weights, error, entry.name)
+        return {}
+    if size is not None and "img_size" not in (config.get("model_args") or {}):
+        told["image_size"] = size
+    return told
+
+
+@contextlib.contextmanager
+def _translating(found: Found) -> Iterator[None]:
+    """Say in one line that a configuration's values have not the kinds they should have."""
+    try:
+        yield
+    except (UsageError, IsopatchError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise IsopatchError(
+            f"{found.weights}: the configuration beside it is damaged, a value is missing or of another kind "
+            f"({type(error).__name__}: {error})"
+        ) from None
 
 
 def _transformers(found: Found, state: State, name: str | None, asked: dict[str, Any]) -> Known:
@@ -103,14 +144,17 @@ def _transformers(found: Found, state: State, name: str | None, asked: dict[str,
     assert found.config is not None
     beside = found.weights.parent / "preprocessor_config.json"
     preprocessor = read_config(beside) if beside.is_file() else None
-    told = transformers.told_by(found.config, preprocessor, where=str(found.weights))
+    with _translating(found):
+        told = transformers.told_by(found.config, preprocessor, where=str(found.weights))
     if name is not None and resolve(name).architecture != told.name:
         raise UsageError(
             f"{found.weights}: holds a {told.name}, not {resolve(name).name}: leave the name out"
         )
-    own = {**told.arguments, "num_classes": len(found.config.get("id2label") or ()) or 1000}
+    state = to_native_names(state, told.name)
+    # Two classes without names are transformers' default, and its configuration leaves defaults out.
+    count = len(told.classes or ()) or classes_in(state)
+    own = {**told.arguments, **({} if count is None else {"num_classes": count})}
     spec = make_spec(told.name, {**own, **asked}, input_overrides=told.input, classes=told.classes)
-    state = to_native_names(state, spec.architecture)
     return Known(state, spec, grid_of(spec.architecture, {**spec.arguments, **told.arguments}))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.models.adapt import fresh_distillation, fresh_heads, resized_positions
 from isopatch.models.external.wrapper import External
 from isopatch.models.formats.files import read_state
@@ -18,7 +18,7 @@ from isopatch.models.held import grid_of, known_by, wanted_classes
 from isopatch.models.locate import Found, averaged, locate
 from isopatch.models.matching import load_partial, load_strict, require_common
 from isopatch.models.patch_resize import resized_patches
-from isopatch.models.resize import Change, ResizeMode
+from isopatch.models.resize import Change, ResizeMode, require_mode
 from isopatch.models.spec import build
 from isopatch.models.tally import Tally, identities, reshaped_in
 from isopatch.models.token_resize import resized_token_maps, widened
@@ -155,16 +155,27 @@ def fit(
     where = str(found.weights)
     known = known_by(found, raw, name, asked)
     held, trained = known.state, known.grid or grid
+    count = known.spec.arguments["num_classes"]
+    if num_classes is None and class_names is None and asked.get("num_classes", count) != count:
+        raise UsageError(
+            f"{where}: its classifier has {count} classes, not {asked['num_classes']}: leave the argument "
+            f"num_classes out"
+        )
     spec, new_classifier = wanted_classes(
         known.spec, held, num_classes, class_names, where=where, partial=partial
     )
     model = build(widened(spec, held, trained, grid_of(spec.architecture, spec.arguments)))
     require_common(model, held, where=where, name=spec.name)  # before new parts are put beside the file's
     state = held if new_classifier is None else fresh_heads(held, model, reason=new_classifier)
-    if not (partial and "prefix.dist_token" in held):
+    if partial and "prefix.dist_token" in held:
+        if "prefix.dist_token" not in model.state_dict():  # its position is in the table: no table of places
+            state = {key: tensor for key, tensor in state.items() if key != "position.table"}
+    else:
         state = fresh_distillation(state, model, where=where, name=spec.name)
     fresh = {key for key, tensor in state.items() if key not in held or _is_new_head(key, tensor, held)}
-    state = _resized(state, model, trained, where, position_resize, "patch_size" in asked, changes)
+    state = _resized(
+        state, model, trained, where, position_resize, "patch_size" in asked, changes, partial=partial
+    )
     if partial:
         fitting = {key: tensor for key, tensor in state.items() if key not in fresh}
         loaded = load_partial(model, fitting, where=where, name=spec.name)
@@ -192,14 +203,34 @@ def _resized(
     mode: ResizeMode,
     patch_asked: bool,
     changes: list[Change] | None,
+    *,
+    partial: bool,
 ) -> State:
-    """Patch kernels, token maps and positions for the model's grid. trained: the grid of the weights."""
+    """Patch kernels, token maps and positions for the model's grid. trained: the grid of the weights.
+
+    partial: leave what has no definition at another size as it is, told in the log; it will not fit.
+    """
+    require_mode(mode)
     changes = [] if changes is None else changes
     count = len(changes)
-    state = resized_patches(state, model, where=where, asked=patch_asked, changes=changes)
-    same_patch = len(changes) == count
-    state = resized_token_maps(state, model, trained, where=where, same_patch=same_patch, changes=changes)
-    state = resized_positions(state, model, trained, where=where, mode=mode, changes=changes)
+
+    def patches(state: State) -> State:
+        return resized_patches(state, model, where=where, asked=patch_asked, changes=changes)
+
+    def token_maps(state: State) -> State:
+        same_patch = not any(change.what == "patch kernels" for change in changes[count:])
+        return resized_token_maps(state, model, trained, where=where, same_patch=same_patch, changes=changes)
+
+    def positions(state: State) -> State:
+        return resized_positions(state, model, trained, where=where, mode=mode, changes=changes)
+
+    for step in (patches, token_maps, positions):
+        try:
+            state = step(state)
+        except IsopatchError as error:
+            if not partial:
+                raise
+            log.warning("%s (partial: left as it is)", error)
     return model.refit(state) if isinstance(model, External) else state
 
 

@@ -143,7 +143,7 @@ def _beside(path: Path) -> Found:
     config = read_config(config_path)
     if not is_native(config):
         return Found(path, None, config)
-    if path.suffix == ".pth":
+    if path.suffix != ".safetensors":
         return Found(path, None)  # nothing of ours: it only lies there
     verify(path)
     return Found(path, path.parent)

@@ -25,7 +25,7 @@ def load_strict(model: nn.Module, state: Mapping[str, Tensor], *, where: str, na
     unexpected. Values are converted to the model's own dtype.
     """
     own = model.state_dict()
-    refuse_non_finite(state, where=where)
+    refuse_unusable(state, own, where=where)
     require_common(model, state, where=where, name=name)
     shared = own.keys() & state.keys()
     reshaped = [key for key in own if key in shared and own[key].shape != state[key].shape]
@@ -61,9 +61,9 @@ def load_partial(model: nn.Module, state: Mapping[str, Tensor], *, where: str, n
     "loaded X of Y tensors" is logged, with the first of those left. Raises IsopatchError where X would be 0,
     and where a tensor of the file is not finite.
     """
-    refuse_non_finite(state, where=where)
-    require_common(model, state, where=where, name=name)
     own = model.state_dict()
+    refuse_unusable(state, own, where=where)
+    require_common(model, state, where=where, name=name)
     fitting = [key for key, tensor in own.items() if key in state and state[key].shape == tensor.shape]
     told = "".join(f"; {line}" for line in first_differences(own, state, name=name))
     if not fitting:
@@ -88,11 +88,26 @@ def require_common(model: nn.Module, state: Mapping[str, Tensor], *, where: str,
         )
 
 
-def refuse_non_finite(state: Mapping[str, Tensor], *, where: str) -> None:
-    """Raise IsopatchError naming the first tensor with a NaN or an infinity."""
+def refuse_unusable(state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, where: str) -> None:
+    """Raise IsopatchError naming the first tensor whose values cannot be the model's.
+
+    Not a number, infinite, or so once converted to the model's dtype; quantised, complex, sparse, or integers
+    where the model has fractions: their scale is not in them, and copying them would drop it.
+    """
     for key, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise IsopatchError(f"{where}: {key} holds values that are not finite; use another checkpoint")
+        plain = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex())
+        fractions = key in own and own[key].is_floating_point()
+        if not plain or tensor.is_meta or (fractions and not tensor.is_floating_point()):
+            raise IsopatchError(
+                f"{where}: {key} holds {str(tensor.dtype).removeprefix('torch.')} values that are no plain "
+                f"floating-point numbers (quantised, packed or missing); ask for the weights in float32"
+            )
+        if tensor.is_floating_point():
+            values = tensor.to(own[key].dtype if fractions else torch.float32)
+            if not bool(torch.isfinite(values).all()):
+                raise IsopatchError(
+                    f"{where}: {key} holds values that are not finite; use another checkpoint"
+                )
 
 
 def _shown(lines: Sequence[str]) -> str:

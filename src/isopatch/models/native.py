@@ -27,7 +27,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read a config.json (ours or foreign); a damaged one raises IsopatchError naming it."""
     try:
         config = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise IsopatchError(f"{path}: damaged or unreadable ({error})") from None
     if not isinstance(config, dict):
         raise IsopatchError(f"{path}: damaged, expected a JSON object")

@@ -56,14 +56,19 @@ def resize_table(table: Tensor, old: Grid, new: Grid, prefix_entries: int, mode:
     return torch.cat((prefix, resized), dim=1)
 
 
+def require_mode(mode: str) -> None:
+    """Raise UsageError for a mode that does not exist."""
+    if mode not in MODES:
+        raise UsageError(f"position_resize '{mode}': choose one of {', '.join(MODES)}")
+
+
 def resize_map(image: Tensor, size: Grid, mode: ResizeMode) -> Tensor:
     """Resize (B, C, rows, cols); the result has the type of what came in.
 
     Computed in float32, as the origins do, except float64 tensors and "jax": scipy computes in float64, and
     float32 coordinates with aligned corners are 4e-6 off.
     """
-    if mode not in MODES:
-        raise UsageError(f"position_resize '{mode}': choose one of {', '.join(MODES)}")
+    require_mode(mode)
     wide = image.double() if mode == "jax" or image.dtype == torch.float64 else image.float()
     if mode == "jax":
         resized = F.interpolate(wide, size=size, mode="bilinear", align_corners=True)

@@ -211,3 +211,22 @@ def test_rates_reach_the_peer() -> None:
     model = ours("efficientnet_b0", drop_path=0.0, dropout=0.4)
     assert {m.p for m in model.modules() if type(m).__name__ == "StochasticDepth"} == {0.0}
     assert model.peer.classifier[0].p == 0.4
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "older"),
+    [
+        ("densenet121", r"(denselayer\d+)\.(norm|conv)([12])\.", r"\1.\2.\3."),
+        ("vit_b_32", r"\.mlp\.(0|3)\.", lambda found: f".mlp.linear_{int(found[1]) // 3 + 1}."),
+    ],
+)
+def test_the_older_names_of_published_files(tmp_path: Path, name: str, pattern: str, older: Any) -> None:
+    """torchvision renames them while it loads its own files."""
+    state = theirs(name).state_dict()
+    renamed = {re.sub(pattern, older, key): tensor for key, tensor in state.items()}
+    assert renamed.keys() != state.keys()
+    torch.save(renamed, tmp_path / "published.pth")
+    torch.save(state, tmp_path / "now.pth")
+    first, second = (load(tmp_path / f"{file}.pth", f"torchvision:{name}") for file in ("published", "now"))
+    assert first.state_dict().keys() == second.state_dict().keys()
+    assert all(torch.equal(t, second.state_dict()[key]) for key, t in first.state_dict().items())

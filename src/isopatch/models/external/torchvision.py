@@ -8,6 +8,7 @@ Structure, initialisation and published figures are torchvision's (docs.pytorch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -45,6 +46,9 @@ _POOLED = (
     ("layers", "out"),
     ("classifier", "in"),
 )
+
+_DENSE_LAYER = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+_MLP_LAYER = re.compile(r"\.mlp\.linear_([12])\.")
 
 # torchvision's reference training spares these with --transformer-embedding-decay 0.
 _EMBEDDINGS = ("class_token", "pos_embedding", "relative_position_bias_table")
@@ -193,9 +197,20 @@ def native_state(state: Mapping[str, Tensor], arguments: Mapping[str, Any], *, w
     size = (size, size) if isinstance(size, int) else tuple(size)
     create, _ = _creator(model, arguments["num_classes"], size, drop_path=None, dropout=None)
     path = classifier_path(create, name=f"torchvision:{model}", in_channels=3, size=size)
+    state = _present_names(state)
     with torch.device("meta"):
         require_common(create(), state, where=where, name=f"torchvision:{model}")
     return to_native_names(state, path, bias=True)
+
+
+def _present_names(state: Mapping[str, Tensor]) -> State:
+    """The names that DenseNet and ViT have now: their published files have older ones."""
+    renamed: State = {}
+    for key, tensor in state.items():
+        key = _DENSE_LAYER.sub(r"\1", key)
+        key = _MLP_LAYER.sub(lambda found: f".mlp.{3 * (int(found[1]) - 1)}.", key)
+        renamed[key] = tensor
+    return renamed
 
 
 def _weights(model: str) -> Any:

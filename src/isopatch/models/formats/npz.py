@@ -7,7 +7,6 @@ for the class token; zeros are put there, which is the same function. Its scanne
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +21,14 @@ from isopatch.models.formats.keymap import Rules, State, rename, reverse
 
 ROOTS = ("opt/target/", "target/", "params/")
 
+_BIG_VISION = "pos_embedding"  # its table stands at the root, and has no entry for the class token
 _BLOCK = "Transformer/encoderblock_{i}"
 # The first of several names for one tensor is vision_transformer's, the one that is written.
 _VIT: Rules = (
     ("embedding/*", "stem.proj.*"),
     ("cls", "prefix.cls_token"),
     ("Transformer/posembed_input/pos_embedding", "position.table"),
-    ("pos_embedding", "position.table"),
+    (_BIG_VISION, "position.table"),
     (f"{_BLOCK}/LayerNorm_0/*", "blocks.{i}.token.norm.*"),
     (f"{_BLOCK}/LayerNorm_2/*", "blocks.{i}.channel.norm.*"),
     (f"{_BLOCK}/LayerNorm_1/*", "blocks.{i}.channel.norm.*"),
@@ -110,9 +110,15 @@ def to_isopatch(state: Mapping[str, Tensor], architecture: str) -> State:
     for name, parts in attention.items():
         result.update(_attention(name, parts))
     table = result.get("position.table")
-    if table is not None and "prefix.cls_token" in result and _is_square(table.shape[1]):
+    if table is not None and "prefix.cls_token" in result and _BIG_VISION in rooted(state):
         result["position.table"] = torch.cat((torch.zeros_like(table[:, :1]), table), dim=1)
     return result
+
+
+def heads_in(state: Mapping[str, Tensor]) -> int | None:
+    """Return the number of attention heads of Flax tensors, None where there are none."""
+    queries = [t for key, t in state.items() if key.endswith("/query/kernel") and t.dim() in (3, 4)]
+    return int(queries[0].shape[-2]) if queries else None
 
 
 def from_isopatch(state: Mapping[str, Tensor], architecture: str, *, num_heads: int | None) -> State:
@@ -237,13 +243,9 @@ def _unstacked(state: Mapping[str, Tensor]) -> State:
     return result
 
 
-def _is_square(count: int) -> bool:
-    return math.isqrt(count) ** 2 == count
-
-
 def _tensor(array: np.ndarray, where: str) -> Tensor:
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     if array.dtype.kind not in "fiub":
         raise IsopatchError(f"{where}: holds {array.dtype}, not numbers")
-    return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

@@ -145,9 +145,13 @@ def _goes_without_saying(key: str, value: Any, architecture: str) -> bool:
 
 
 def classes_told(config: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    """Return timm's `label_names` in the order of the outputs, where they are there without a gap."""
+    """Return timm's `label_names` in the order of the outputs, where they are there without a gap.
+
+    timm's older files call them `labels`.
+    """
     config = config or {}
-    names = config.get("label_names") or (config.get("pretrained_cfg") or {}).get("label_names")
+    told = config.get("pretrained_cfg") or {}
+    names = config.get("label_names") or told.get("label_names") or config.get("labels")
     if isinstance(names, list | tuple):
         return tuple(str(name) for name in names)
     if isinstance(names, Mapping):
