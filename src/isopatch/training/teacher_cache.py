@@ -121,7 +121,9 @@ class TeacherCache:
         """The coding of the cache in the folder, after it was seen to be of the same teacher and views."""
         header = _read_json(self.folder / HEADER)
         if header is None:
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            # A header half written, by a process that begins this cache too or was killed at it, is not one.
+            begun = f".{HEADER}."
+            if self.folder.is_dir() and any(not file.name.startswith(begun) for file in self.folder.iterdir()):
                 raise UsageError(
                     f"distill.cache: {self.folder} holds other files and no teacher cache (no {HEADER}); "
                     f"give a folder of its own"
@@ -134,7 +136,13 @@ class TeacherCache:
             )
         differing = _differences(header["fingerprint"], self._fingerprint)
         coding = AnswerCoding.from_json(header["coding"])
-        if self._top_k is not None and self._top_k != coding.kept:
+        if self._top_k is None:
+            if coding.misplaced > self._tolerance:
+                differing.append(
+                    f"its answers misplace {coding.misplaced:.2g} of the probability, cache_tolerance is "
+                    f"{self._tolerance:g}"
+                )
+        elif min(self._top_k, coding.num_classes) != coding.kept:
             differing.append(f"cache_top_k was {coding.kept}, now {self._top_k}")
         if coding.temperature not in (None, self._temperature):
             differing.append(f"temperature was {coding.temperature:g}, now {self._temperature:g}")
