@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isopatch.errors import UsageError
+from isopatch.models.save import save_model
+from isopatch.models.spec import build, make_spec
 from isopatch.recipes.default import DefaultChoice
 from isopatch.recipes.resolve import dump_config, resolve
 from isopatch.recipes.schema import leaves
@@ -317,9 +319,23 @@ def test_the_token_is_a_setting_of_the_distillation() -> None:
     assert "distilled" not in other.model.arguments
 
 
+def test_the_token_is_a_setting_of_a_distillation_that_starts_from_weights(tmp_path: Path) -> None:
+    sizes = {"dim": 16, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 8}
+    save_model(tmp_path, build(make_spec("deit", sizes)), {})
+    for token in ("true", "false"):
+        said = [("weights", str(tmp_path)), ("distill.teacher", "t"), ("distill.token", token)]
+        assert resolve(overrides=said).model.arguments["distilled"] is (token == "true")
+    assert not resolve(overrides=said[:1]).model.arguments["distilled"]
+
+
 def test_several_teachers_are_one_text() -> None:
     config = resolve(model="deit_tiny", overrides=[("distill.teacher", "runs/a,cifar_resnet56=b.th")])
     assert config.distill.teacher == "runs/a,cifar_resnet56=b.th"
+
+
+def test_a_teacher_that_is_trained_first_stands_alone() -> None:
+    with pytest.raises(UsageError, match="'auto,runs/a': auto is trained for itself; give it alone"):
+        resolve(model="deit_tiny", overrides=[("distill.teacher", "auto,runs/a")])
 
 
 def test_distillation_without_a_teacher_is_refused() -> None:
