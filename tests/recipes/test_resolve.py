@@ -345,8 +345,14 @@ def test_distillation_without_a_teacher_is_refused() -> None:
 
 def test_the_automatic_teacher_is_the_same_for_every_seed() -> None:
     students = [resolve(model="deit_tiny", overrides=[("seed", str(seed))]) for seed in range(2)]
-    assert auto_teacher(students[0]) == auto_teacher(students[1])
-    assert auto_teacher(students[0]).model.name == "timm:resnet18"
+    assert auto_teacher(students[0], 5000) == auto_teacher(students[1], 5000)
+    assert auto_teacher(students[0], 5000).model.name == "timm:resnet18"
     small = resolve(model="deit_tiny", overrides=[("model.image_size", "32")])
-    assert auto_teacher(small).model.name == "cifar_resnet20"
-    assert auto_teacher(small).data == small.data
+    assert auto_teacher(small, 5000).model.name == "cifar_resnet20"
+    assert auto_teacher(small, 5000).data == small.data
+
+
+def test_the_automatic_teacher_fits_few_pictures_and_rectangles() -> None:
+    student = resolve(model="deit_tiny", overrides=[("model.image_size", "32x48")])
+    assert auto_teacher(student, 5000).model.arguments["image_size"] == [32, 48]
+    assert [auto_teacher(student, pictures).batch_size for pictures in (5000, 100, 24, 5)] == [128, 24, 6, 2]

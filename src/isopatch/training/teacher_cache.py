@@ -123,7 +123,9 @@ class TeacherCache:
         if header is None:
             # A header half written, by a process that begins this cache too or was killed at it, is not one.
             begun = f".{HEADER}."
-            if self.folder.is_dir() and any(not file.name.startswith(begun) for file in self.folder.iterdir()):
+            if self.folder.is_dir() and any(
+                not file.name.startswith(begun) for file in self.folder.iterdir()
+            ):
                 raise UsageError(
                     f"distill.cache: {self.folder} holds other files and no teacher cache (no {HEADER}); "
                     f"give a folder of its own"
