@@ -9,7 +9,6 @@ processes that fill one cache at the same time write the same records. `cache.js
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isopatch.errors import IsopatchError, UsageError
@@ -194,7 +192,7 @@ def open_cache(
     distill = config.distill
     assert distill.cache is not None
     fingerprint = {
-        "teacher": teacher_digest(teacher),
+        "teacher": teacher.digest,
         "teacher_precision": precision,
         "data": data_fingerprint,
         "classes": list(classes),
@@ -215,19 +213,6 @@ def open_cache(
         records_per_view=steps_per_epoch * config.accumulate,
         pictures=config.micro_batch_size,
     )
-
-
-def teacher_digest(teacher: Teacher) -> str:
-    """SHA-256 over everything a teacher's answers depend on: models, weights, chosen outputs."""
-    digest = hashlib.sha256()
-    for member in teacher.members:
-        digest.update(json.dumps(member.model.spec.to_json(), sort_keys=True).encode())
-        columns = None if member.columns is None else member.columns.tolist()
-        digest.update(json.dumps(columns).encode())
-        for name, tensor in member.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _checksum(place: int, body: bytes) -> int:
