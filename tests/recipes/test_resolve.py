@@ -356,3 +356,12 @@ def test_the_automatic_teacher_fits_few_pictures_and_rectangles() -> None:
     student = resolve(model="deit_tiny", overrides=[("model.image_size", "32x48")])
     assert auto_teacher(student, 5000).model.arguments["image_size"] == [32, 48]
     assert [auto_teacher(student, pictures).batch_size for pictures in (5000, 100, 24, 5)] == [128, 24, 6, 2]
+
+
+def test_a_recipes_rate_that_the_bench_has_no_part_for_is_left_out() -> None:
+    size = {"dim": 16, "depth": 1, "patch_size": 4, "image_size": 16, "residual": "none"}
+    notes: list[str] = []
+    said = [(f"model.{key}", str(value)) for key, value in size.items()]
+    config = resolve(model="bench", recipe="deit", overrides=said, notes=notes)
+    assert "drop_path" not in config.model.arguments
+    assert "also sets drop_path 0.1, for which bench has no part" in " ".join(notes)
