@@ -143,6 +143,8 @@ def test_a_run_gets_the_plot_into_its_folder(pictures: Path, capsys: pytest.Capt
         (["--sizes", "32,big"], "--sizes big: give pixels, as in 384, or rows x columns, as in 96x128"),
         (["--sizes", ""], "--sizes : give pixels"),
         (["--sizes", "32", "--min-acc", "0.5"], "--min-acc is a gate on one evaluation"),
+        (["--sizes", "32", "--teacher", "t"], "--teacher belongs to one evaluation"),
+        (["--sizes", "32", "--baseline", "b"], "--baseline belongs to one evaluation"),
         (["--sizes", "32", "--plot", "sizes.svg"], "a name that ends in .png"),
         (["--sizes", "32", "--plot", "nowhere/sizes.png"], "there is no folder nowhere"),
         (["--position-resize", "jax"], "--position-resize says something about --sizes"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,7 +33,7 @@ from isopatch.training.hardware import available_cores
 from isopatch.training.loop import RunResult, finished_result, train_run
 from isopatch.training.place import RUNS, agreed_config, located, run_folder, with_teacher
 from isopatch.training.plan import plan_run
-from isopatch.training.runfolder import RunFolder
+from isopatch.training.runfolder import RunFolder, stored_config
 from isopatch.training.stop import StopRequest
 from isopatch.training.teaching import require_heads
 
@@ -121,13 +122,24 @@ def train(
     max_minutes: save and stop after this long (result.exit_code 75); run again with resume="auto".
     Raises UsageError for a request that cannot work, IsopatchError when training had to stop.
     """
+    began = time.monotonic()
     config = None if config is None else located(config)
+    teacher = None
     if config is not None and config.distill.teacher == "auto":
-        taught = _train_teacher(config, out=out, resume=resume, max_minutes=max_minutes, quiet=quiet)
+        teacher = _teacher_run(config, out=out, resume=resume)
+        config = with_teacher(config, str(teacher.folder.path))
+    folder = run_folder(config, out=out, resume=resume, overwrite=overwrite)
+    if teacher is not None:
+        if not overwrite:  # what refuses the student, or makes a teacher needless, before its time is spent
+            agreed_config(folder, config)
+            done = finished_result(folder)
+            if done is not None:
+                return done
+        taught = _trained(teacher, max_minutes=max_minutes, quiet=quiet)
         if taught.state != "finished":
             return taught
-        config = with_teacher(config, str(taught.path))
-    folder = run_folder(config, out=out, resume=resume, overwrite=overwrite)
+        if max_minutes is not None:  # of both together; an instant is left to begin and save in
+            max_minutes = max(1e-9, max_minutes - (time.monotonic() - began) / 60)
     stop = StopRequest(max_minutes)
     threads = torch.get_num_threads()
     with stop.listening(), folder.hold(), torch.random.fork_rng():
@@ -153,28 +165,51 @@ def train(
     return result
 
 
-def _train_teacher(
-    student: RunConfig, *, out: str | Path | None, resume: str | None, max_minutes: float | None, quiet: bool
-) -> RunResult:
-    """Train a teacher beside the student's run, or take the one that was trained on the same pictures."""
-    with torch.device("meta"):  # before the teacher's time is spent
+class TeacherRun(NamedTuple):
+    """The run of a teacher that a student waits for."""
+
+    folder: RunFolder
+    config: RunConfig
+
+
+def _teacher_run(student: RunConfig, *, out: str | Path | None, resume: str | None = None) -> TeacherRun:
+    """Return the run of the teacher for the student's pictures, beside the student's; nothing is trained."""
+    with torch.device("meta"):
         require_heads(create_model(student.model.name, **student.model.arguments), student.distill)
-    config = auto_teacher(student)
-    pictures = open_splits(config).train
+    pictures = open_splits(student).train
     if pictures is None:
-        raise UsageError(f"data.source: {config.data.source} has no training split")
-    side = config.model.arguments["image_size"]
+        raise UsageError(f"data.source: {student.data.source} has no training split")
+    config = auto_teacher(student, len(pictures))
+    size = config.model.arguments["image_size"]
+    side = "x".join(str(s) for s in size) if isinstance(size, list | tuple) else str(size)
     data = Path(config.data.source).name or "data"
     name = f"{data}-{config.model.name.replace(':', '-')}-{side}-{pictures.fingerprint[:8]}"
     run = out if out is not None else resume if resume not in (None, "auto") else RUNS / "run"
-    folder = RunFolder(Path(run).resolve().parent / "teachers" / name)
+    return TeacherRun(RunFolder(Path(run).resolve().parent / "teachers" / name), config)
+
+
+def _trained(teacher: TeacherRun, *, max_minutes: float | None, quiet: bool) -> RunResult:
+    """Train a teacher, or take the one that was trained on the same pictures.
+
+    One that was interrupted goes on as it began, whatever the student's device and threads are now.
+    """
+    folder, config = teacher
     log.info(
         "teacher: %s in %s, which is kept and taken again for the same pictures",
         config.model.name,
         folder.path,
     )
     done = finished_result(folder)
-    return done or train(config, out=folder.path, resume="auto", max_minutes=max_minutes, quiet=quiet)
+    if done is not None:
+        return done
+    if (folder.path / "config.yaml").is_file():
+        begun = stored_config(folder.path)
+        source = {"source": config.data.source}  # the pictures are the same, wherever they lie now
+        config = begun.model_copy(update={"data": begun.data.model_copy(update=source)})
+    result = train(config, out=folder.path, resume="auto", max_minutes=max_minutes, quiet=quiet)
+    if result.state != "finished":
+        log.warning("the student has not begun: the command that began its teacher goes on with both")
+    return result
 
 
 def _unreadable(error: DecodeError) -> IsopatchError:
@@ -197,10 +232,20 @@ def _write_report(folder: RunFolder) -> None:
         log.warning("report.html could not be written: %s", error)
 
 
-def plan(config: RunConfig) -> dict[str, Any]:
-    """Return what training `config` would cost, measured over a few steps; writes nothing."""
+def plan(config: RunConfig, *, out: str | Path | None = None) -> dict[str, Any]:
+    """Return what training `config` into `out` would cost, measured over a few steps; writes nothing."""
+    notes = []
+    if config.distill.teacher == "auto":
+        folder = _teacher_run(config, out=out).folder
+        trained = finished_result(folder) is not None
+        config = with_teacher(config, str(folder.path) if trained else None)
+        if not trained:
+            notes.append("the teacher is to be trained first; that, and asking it, is not in these figures")
+    # Asked as if nothing were remembered: a plan fills no cache.
+    config = config.model_copy(update={"distill": config.distill.model_copy(update={"cache": None})})
     with torch.random.fork_rng():
-        return plan_run(config, open_splits(config))
+        document = plan_run(config, open_splits(config))
+    return {**document, "notes": [*document["notes"], *notes]}
 
 
 def open_splits(config: RunConfig, *, verify: Collection[str] = ()) -> DataSplits:

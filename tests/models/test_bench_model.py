@@ -121,7 +121,17 @@ REFUSED = {
     },
     r"norm_place 'after-sum' .* residual 'token'": {"norm_place": "after-sum", "residual": "token"},
     r"layer_scale 0.1 .* residual is 'none'": {"layer_scale": 0.1, "residual": "none"},
-    r"drop_path 0.1 .* residual is 'none'": {"drop_path": 0.1, "residual": "none"},
+    r"drop_path: 0.1, but the bench with residual 'none' takes none": {"drop_path": 0.1, "residual": "none"},
+    r"attention_dropout: 0.1, but the bench with token_mixer 'pool' takes none": {
+        "attention_dropout": 0.1,
+        "token_mixer": "pool",
+    },
+    r"^dropout: 0.1, but the bench with token_mixer 'pool' and channel_mixer 'pointwise'": {
+        "dropout": 0.1,
+        "token_mixer": "pool",
+        "channel_mixer": "pointwise",
+        "activation_place": "both",
+    },
     r"stage_dims \[8, 16\] without stage_depths": {"stage_dims": (8, 16)},
     r"stage_depths \[2\]: a pyramid has two or more stages": {"stage_depths": (2,)},
     r"stage_depths \[1, 2\] are 3 blocks, depth is 2": {"stage_depths": (1, 2)},

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isopatch.errors import UsageError
+from isopatch.models.save import save_model
+from isopatch.models.spec import build, make_spec
 from isopatch.recipes.default import DefaultChoice
 from isopatch.recipes.resolve import dump_config, resolve
 from isopatch.recipes.schema import leaves
@@ -317,9 +319,23 @@ def test_the_token_is_a_setting_of_the_distillation() -> None:
     assert "distilled" not in other.model.arguments
 
 
+def test_the_token_is_a_setting_of_a_distillation_that_starts_from_weights(tmp_path: Path) -> None:
+    sizes = {"dim": 16, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 8}
+    save_model(tmp_path, build(make_spec("deit", sizes)), {})
+    for token in ("true", "false"):
+        said = [("weights", str(tmp_path)), ("distill.teacher", "t"), ("distill.token", token)]
+        assert resolve(overrides=said).model.arguments["distilled"] is (token == "true")
+    assert not resolve(overrides=said[:1]).model.arguments["distilled"]
+
+
 def test_several_teachers_are_one_text() -> None:
     config = resolve(model="deit_tiny", overrides=[("distill.teacher", "runs/a,cifar_resnet56=b.th")])
     assert config.distill.teacher == "runs/a,cifar_resnet56=b.th"
+
+
+def test_a_teacher_that_is_trained_first_stands_alone() -> None:
+    with pytest.raises(UsageError, match="'auto,runs/a': auto is trained for itself; give it alone"):
+        resolve(model="deit_tiny", overrides=[("distill.teacher", "auto,runs/a")])
 
 
 def test_distillation_without_a_teacher_is_refused() -> None:
@@ -329,8 +345,23 @@ def test_distillation_without_a_teacher_is_refused() -> None:
 
 def test_the_automatic_teacher_is_the_same_for_every_seed() -> None:
     students = [resolve(model="deit_tiny", overrides=[("seed", str(seed))]) for seed in range(2)]
-    assert auto_teacher(students[0]) == auto_teacher(students[1])
-    assert auto_teacher(students[0]).model.name == "timm:resnet18"
+    assert auto_teacher(students[0], 5000) == auto_teacher(students[1], 5000)
+    assert auto_teacher(students[0], 5000).model.name == "timm:resnet18"
     small = resolve(model="deit_tiny", overrides=[("model.image_size", "32")])
-    assert auto_teacher(small).model.name == "cifar_resnet20"
-    assert auto_teacher(small).data == small.data
+    assert auto_teacher(small, 5000).model.name == "cifar_resnet20"
+    assert auto_teacher(small, 5000).data == small.data
+
+
+def test_the_automatic_teacher_fits_few_pictures_and_rectangles() -> None:
+    student = resolve(model="deit_tiny", overrides=[("model.image_size", "32x48")])
+    assert auto_teacher(student, 5000).model.arguments["image_size"] == [32, 48]
+    assert [auto_teacher(student, pictures).batch_size for pictures in (5000, 100, 24, 5)] == [128, 24, 6, 2]
+
+
+def test_a_recipes_rate_that_the_bench_has_no_part_for_is_left_out() -> None:
+    size = {"dim": 16, "depth": 1, "patch_size": 4, "image_size": 16, "residual": "none"}
+    notes: list[str] = []
+    said = [(f"model.{key}", str(value)) for key, value in size.items()]
+    config = resolve(model="bench", recipe="deit", overrides=said, notes=notes)
+    assert "drop_path" not in config.model.arguments
+    assert "also sets drop_path 0.1, for which bench has no part" in " ".join(notes)

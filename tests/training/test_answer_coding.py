@@ -61,3 +61,12 @@ def test_a_number_that_is_asked_for_is_taken() -> None:
     assert choose_coding(logits, temperature=1.0, top_k=5, tolerance=0.0).kept == 5
     assert choose_coding(logits, temperature=1.0, top_k=1000, tolerance=0.0).temperature is None
     assert choose_coding(answers(4, EXACT_CLASSES), temperature=1.0, top_k=5, tolerance=0.0).kept == 5
+
+
+@pytest.mark.parametrize("kept", [1, 8])
+def test_what_is_decided_for_survives_the_rounding(kept: int) -> None:
+    logits = answers(8, 100, sharpness=0.01)
+    logits[:, 70] = logits.max(dim=-1).values + 1e-5  # no float16 tells this from the next
+    coding = AnswerCoding(100, kept, 1.0, 0.0)
+    body = coding.encode(logits)
+    assert coding.decode(body, 8).argmax(dim=-1).tolist() == [70] * 8

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +171,31 @@ def test_stopped_and_resumed_ends_with_the_same_bits(splits, teacher, tmp_path) 
     assert run(parts, splits, tmp_path / "parts", StopAfter(6)).state == "stopped"
     assert run(parts, splits, tmp_path / "parts").state == "finished"
     assert digest(tmp_path / "parts") == digest(tmp_path / "whole")
+
+
+def test_a_resumed_run_tells_what_teaching_cost_from_its_beginning(splits, teacher, tmp_path) -> None:
+    settings = config(teacher, distill={"cache": str(tmp_path / "cache"), "views": 1})
+    assert run(settings, splits, tmp_path / "parts", StopAfter(3)).state == "stopped"
+    assert run(settings, splits, tmp_path / "parts").state == "finished"
+    whole = told(tmp_path / "parts")
+    assert (whole["pictures_asked"], whole["pictures_remembered"]) == (5 * 256, 5 * 256)
+    kept = json.loads((tmp_path / "cache" / "asked.json").read_text())
+    assert kept == {"pictures": 5 * 256, "seconds": whole["teacher_seconds"]}
+
+
+def test_a_teacher_that_changed_since_the_run_began_is_refused(splits, teacher, tmp_path) -> None:
+    shutil.copytree(teacher, tmp_path / "teacher")
+    settings = config(str(tmp_path / "teacher"))
+    assert run(settings, splits, tmp_path / "run", StopAfter(3)).state == "stopped"
+    torch.manual_seed(1)
+    shutil.rmtree(tmp_path / "teacher")
+    other = build(make_spec("convmixer", CONVMIXER_ARGUMENTS, classes=splits.classes))
+    save_model(tmp_path / "teacher", other, {})
+    with pytest.raises(UsageError, match="is not what it was when the run started"):
+        run(settings, splits, tmp_path / "run")
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.copytree(teacher, tmp_path / "teacher")
+    assert run(settings, splits, tmp_path / "run").state == "finished"
 
 
 def test_feature_distillation_resumes_and_trains_its_projection(splits, teacher, tmp_path) -> None:

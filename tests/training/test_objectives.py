@@ -160,6 +160,9 @@ def test_feature_distillation_resamples_the_teacher() -> None:
         ({"kind": "hard", "soft_weight": 0.5}, "distill.soft_weight has no effect"),
         ({"kind": "soft", "soft_weight": 0.0}, "every weight of the teacher is 0"),
         ({"feature_weight": 1.0, "cache": "c"}, "too large to keep"),
+        ({"cache_top_k": 5}, "distill.cache_top_k has no effect without distill.cache"),
+        ({"cache_tolerance": 0.1}, "distill.cache_tolerance has no effect without distill.cache"),
+        ({"cache": "c", "cache_top_k": 5, "cache_tolerance": 0.1}, "no effect with distill.cache_top_k"),
     ],
 )
 def test_settings_that_could_do_nothing_are_refused(settings: dict, message: str) -> None:

@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from isopatch.errors import UsageError
+from isopatch.report.sizes_plot import default_file
 from isopatch.training.runfolder import RunFolder, json_safe, next_run_path
 
 
@@ -77,3 +78,13 @@ def test_next_run_path_counts_from_one(tmp_path):
 
 def test_json_safe_has_no_bare_nan():
     assert json_safe({"a": [1.0, math.inf, {"b": math.nan}]}) == {"a": [1.0, None, {"b": None}]}
+
+
+def test_the_plot_that_eval_puts_into_a_run_does_not_keep_it_from_being_replaced(tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    for split in ("train", "val", "test"):
+        default_file({"checkpoint": str(tmp_path), "split": split}).write_bytes(b"a plot")
+    RunFolder(tmp_path).require_only_a_run()
+    (tmp_path / "plot.png").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match=r"1 things that no run wrote \(plot\.png\)"):
+        RunFolder(tmp_path).require_only_a_run()

@@ -100,6 +100,29 @@ def test_another_temperature_needs_every_logit(tmp_path: Path) -> None:
         open_(tmp_path / "part", top_k=8)
 
 
+def test_more_answers_than_there_are_classes_are_all_of_them_again_and_again(tmp_path: Path) -> None:
+    open_(tmp_path / "c", top_k=100).write(0, answers(0))
+    assert torch.equal(open_(tmp_path / "c", top_k=100).read(0), answers(0))
+    with pytest.raises(UsageError, match="cache_top_k was 10, now 4"):
+        open_(tmp_path / "c", top_k=4)
+
+
+def test_a_cache_that_misplaces_more_than_is_allowed_now_is_refused(tmp_path: Path) -> None:
+    cache = open_(tmp_path / "c", tolerance=0.2)
+    cache.write(0, 2 * answers(0, 1000))
+    assert cache.coding is not None
+    assert 0.01 < cache.coding.misplaced <= 0.2
+    open_(tmp_path / "c", tolerance=0.2)
+    with pytest.raises(UsageError, match=r"misplace 0\.\d+ of the probability, cache_tolerance is 0\.01"):
+        open_(tmp_path / "c", tolerance=0.01)
+
+
+def test_a_process_killed_while_it_began_the_cache_blocks_nobody(tmp_path: Path) -> None:
+    (tmp_path / f".{HEADER}.4711").write_text("{")
+    open_(tmp_path).write(0, answers(0))
+    assert torch.equal(open_(tmp_path).read(0), answers(0))
+
+
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="holds other files and no teacher cache"):

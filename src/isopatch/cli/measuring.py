@@ -52,7 +52,10 @@ def evaluate_sizes(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "--min-acc is a gate on one evaluation, --sizes makes several: leave one of them out"
         )
-    sizes = [image_size(text.strip(), "--sizes") for text in arguments.sizes.split(",")]
+    for option in ("teacher", "baseline"):
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"--{option} belongs to one evaluation, --sizes makes several: leave one out")
+    sizes = [image_size(size.strip(), "--sizes") for size in arguments.sizes.split(",")]
     from isopatch.report.sizes_plot import default_file, plot_file, write_sizes_plot
 
     file = None if arguments.plot is None else plot_file(arguments.plot)

@@ -82,7 +82,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     if arguments.dry_run:
         assert config is not None
-        emit(arguments, api.plan(config), text.plan)
+        emit(arguments, api.plan(config, out=arguments.out), text.plan)
         return EXIT_DONE
     result = api.train(
         config,

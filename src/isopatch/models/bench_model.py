@@ -142,6 +142,8 @@ def bench(
         pool=pool,
         pyramid=stage_depths is not None,
         layer_scale=layer_scale,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
         drop_path=drop_path,
     )
     shapes = plan_stages(dim, depth, patch_grid(image_size, patch_size), stage_depths, stage_dims)

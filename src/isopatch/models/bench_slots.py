@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from torch import nn
 
 from isopatch.errors import UsageError
+from isopatch.models.arguments import NotTaken
 from isopatch.models.gmlp import GatedMlp
 from isopatch.models.vit import Pool, Position
 from isopatch.nn.activations import Activation, make_activation
@@ -56,9 +57,11 @@ def check_together(
     pool: Pool,
     pyramid: bool,
     layer_scale: float | None,
+    dropout: float,
+    attention_dropout: float,
     drop_path: float,
 ) -> None:
-    """Raise UsageError, naming both settings, for models that cannot exist."""
+    """Raise UsageError, naming both settings, for models that cannot exist, and for rates without a part."""
     gate = token_mixer == "gate"
     mlps = channel_mixer in ("mlp", "gated") or token_mixer == "token-mlp"
     refused = [
@@ -111,14 +114,19 @@ def check_together(
             residual == "none" and layer_scale is not None,
             f"layer_scale {layer_scale} scales what a skip adds, residual is 'none'",
         ),
-        (
-            residual == "none" and drop_path > 0,
-            f"drop_path {drop_path} leaves only the skip of a block, residual is 'none'",
-        ),
     ]
     for wrong, message in refused:
         if wrong:
             raise UsageError(message)
+    mixers = f"token_mixer '{token_mixer}'"
+    rates = [
+        ("drop_path", drop_path, residual != "none", "residual 'none'"),
+        ("dropout", dropout, mlps or token_mixer == "attention", f"{mixers} and channel_mixer 'pointwise'"),
+        ("attention_dropout", attention_dropout, token_mixer == "attention", mixers),
+    ]
+    for argument, value, taken, which in rates:
+        if value > 0 and not taken:
+            raise NotTaken(argument, value, f"the bench with {which}")
 
 
 def plan_stages(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from isopatch.recipes.fit import fitting_batch
+
 
 class Summary(Protocol):
     """What the choice looks at: `isopatch.data.summary.DataSummary` fits."""
@@ -93,8 +95,7 @@ def choose(summary: Summary, *, cores: int) -> DefaultChoice:
         )
     rate = cores * MACS_PER_CORE_SECOND / _macs(arguments)
     epochs = int(min(MAX_EPOCHS, max(MIN_EPOCHS, BUDGET_SECONDS * rate / max(1, summary.num_images))))
-    batch_size = 64 if summary.num_images < 5000 else 128
-    batch_size = max(2, min(batch_size, summary.num_images // 4 // 2 * 2))
+    batch_size = fitting_batch(64 if summary.num_images < 5000 else 128, summary.num_images)
     size = arguments["image_size"]
     reason = (
         f"no model was named: {summary.num_images:,} training pictures of about "

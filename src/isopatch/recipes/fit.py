@@ -46,3 +46,8 @@ def with_arguments(model: ModelNode, recipe: str, notes: Notes, wanted: Mapping[
             f"recipe {recipe} also sets {', '.join(left_out)}, for which {model.name} has no part: left out"
         )
     return ModelNode.model_validate({"name": model.name, **arguments})
+
+
+def fitting_batch(wanted: int, pictures: int) -> int:
+    """Return an even batch size, at most `wanted`, that gives few pictures four steps an epoch or more."""
+    return max(2, min(wanted, pictures // 4 // 2 * 2))

@@ -70,7 +70,7 @@ def resolve(
     tree = base.model_dump()
     for setting in defaults + settings:
         _put(tree, setting.path, setting.value)
-    _put_token(tree)
+    _put_token(tree, wanted)
     tree["recipe"] = _full_name(tree["recipe"], base, problems)
     origins = {setting.key: setting.origin for setting in settings if setting.origin}
     config = _validate(tree, base.model_dump(), problems)
@@ -88,11 +88,14 @@ def dump_config(config: RunConfig) -> str:
     return text
 
 
-def _put_token(tree: dict[str, Any]) -> None:
-    """Let `distill.token` decide whether a DeiT has the token, unless the model's arguments say so."""
+def _put_token(tree: dict[str, Any], wanted: dict[tuple[str, ...], Any]) -> None:
+    """Let `distill.token` decide whether a DeiT has the token, unless somebody asked for model.distilled.
+
+    What the weights to start from have decides nothing: they get a fresh token.
+    """
     token, model = tree["distill"]["token"], tree["model"]
     known = model.get("name") in spec.MODELS or model.get("name") in spec.ALIASES
-    if not isinstance(token, bool) or not known or "distilled" in model:
+    if not isinstance(token, bool) or not known or ("model", "distilled") in wanted:
         return
     if spec.resolve(model["name"]).architecture == "deit":
         model["distilled"] = token

@@ -8,18 +8,24 @@ Expected on the built-in digits: about 95 % in half a minute on two CPU cores.
 
 from __future__ import annotations
 
+from isopatch.recipes.fit import arguments_of, fitting_batch
 from isopatch.recipes.small import SMALL_PICTURE, picture_side, small
 from isopatch.training.config import ModelNode, RunConfig
 
 
-def auto_teacher(student: RunConfig) -> RunConfig:
-    """Return the configuration of the teacher for a student; the same for every seed of it."""
-    side = picture_side(student.model)
-    name = "cifar_resnet20" if side <= SMALL_PICTURE else "timm:resnet18"
-    model = ModelNode.model_validate({"name": name, "image_size": side})
-    return small(model, student.data.source, []).model_copy(
+def auto_teacher(student: RunConfig, pictures: int) -> RunConfig:
+    """Return the configuration of the teacher for a student; the same for every seed of it.
+
+    pictures: how many there are to train on. They are as large as the student's, rectangles too: the teacher
+    is shown those.
+    """
+    name = "cifar_resnet20" if picture_side(student.model) <= SMALL_PICTURE else "timm:resnet18"
+    size = arguments_of(student.model).get("image_size", 224)
+    base = small(ModelNode.model_validate({"name": name, "image_size": size}), student.data.source, [])
+    return base.model_copy(
         update={
             "data": student.data,
+            "batch_size": fitting_batch(base.batch_size, pictures),
             "precision": student.precision,
             "device": student.device,
             "threads": student.threads,

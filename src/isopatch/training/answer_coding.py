@@ -58,6 +58,8 @@ class AnswerCoding:
         end = self._index_type.itemsize * self.kept * pictures
         places = np.frombuffer(body[:end], self._index_type).reshape(pictures, self.kept)
         values = np.frombuffer(body[end:], "<f2").reshape(pictures, self.kept + 1).astype(np.float32)
+        # The first is the largest: where float16 made it equal to others, it still is what is decided for.
+        values[:, 0] = np.nextafter(values[:, 0], np.float32(np.inf))
         answers = np.repeat(values[:, -1:], self.num_classes, axis=1)
         np.put_along_axis(answers, places.astype(np.int64), values[:, :-1], axis=1)
         return torch.from_numpy(answers)

@@ -82,6 +82,15 @@ class DistillConfig(Node):
             raise ValueError(f"distill.{unused} has no effect with distill.kind {self.kind}; leave it out")
         if self.kind == "hard" and self.temperature is not None:
             raise ValueError("distill.temperature has no effect with distill.kind hard; leave it out")
+        tolerance = type(self).model_fields["cache_tolerance"].default
+        for key, given in (
+            ("cache_top_k", self.cache_top_k is not None),
+            ("cache_tolerance", self.cache_tolerance != tolerance),
+        ):
+            if given and self.cache is None:
+                raise ValueError(f"distill.{key} has no effect without distill.cache; give a folder")
+        if self.cache_top_k is not None and self.cache_tolerance != tolerance:
+            raise ValueError("distill.cache_tolerance has no effect with distill.cache_top_k; leave one out")
         if self.teacher is None:
             # views alone are allowed: an undistilled run that is to be compared sees the same pictures.
             given = sorted(self.model_fields_set - {"teacher", "views"})
@@ -89,6 +98,9 @@ class DistillConfig(Node):
             if said:
                 raise ValueError(f"distill.{said[0]} has no effect without distill.teacher; give one")
             return self
+        parts = [part.strip() for part in self.teacher.split(",")]
+        if "auto" in parts and len(parts) > 1:
+            raise ValueError(f"distill.teacher '{self.teacher}': auto is trained for itself; give it alone")
         if self.cache is not None and self.feature_weight > 0:
             raise ValueError(
                 "distill.cache keeps logits, and distill.feature_weight wants feature maps, which are too "

@@ -103,8 +103,8 @@ def _unfinished(stem: str, config: RunConfig) -> Path | None:
     return None
 
 
-def with_teacher(config: RunConfig, teacher: str) -> RunConfig:
-    """Return the configuration with another teacher."""
+def with_teacher(config: RunConfig, teacher: str | None) -> RunConfig:
+    """Return the configuration with another teacher, or none."""
     distill = config.distill.model_copy(update={"teacher": teacher})
     return config.model_copy(update={"distill": distill})
 

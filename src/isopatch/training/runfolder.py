@@ -31,7 +31,7 @@ LOG_FILE_ONLY = {"shown_elsewhere": True}  # the command line shows the error it
 # What a run writes: nothing else is deleted when it is overwritten.
 _OWN = re.compile(
     r"\.lock|log\.txt|(config|env|status|summary|evaluation-\w+)\.(yaml|json)|metrics\.jsonl|report\.html"
-    r"|checkpoints|best|\.best-.+|\..+\.tmp-.+"
+    r"|sizes-\w+\.png|checkpoints|best|\.best-.+|\..+\.tmp-.+"
 )
 _OWN_CHECKPOINT = re.compile(r"step-\d+(\.damaged)?|last|\..+\.tmp-.+")
 

@@ -208,6 +208,7 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict
         "best": None if trainer.best is None else vars(trainer.best),
         "ema_updates": 0 if trainer.ema is None else trainer.ema.updates,
         "optimizer": optimizer_options,
+        "teaching": None if trainer.teaching is None else trainer.teaching.state(),
         "scaler": trainer.scaler.state_dict(),
         "choices": trainer.choices.to_json(),
         "data_fingerprint": data_fingerprint(trainer.splits),
@@ -260,6 +261,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         )
     if tuple(state["classes"]) != trainer.splits.classes:
         raise IsopatchError(f"classes changed from {state['classes']} to {list(trainer.splits.classes)}")
+    if trainer.teaching is not None and state.get("teaching"):  # absent from a run begun before it was kept
+        trainer.teaching.restore(state["teaching"])
     restore_in_place(trainer.model, checkpoint.tensors("model"))
     trainer.optimizer.restore(checkpoint.tensors("optimizer"), state["optimizer"])
     if trainer.ema is not None:

@@ -6,6 +6,9 @@ and sized as its own input contract says, and speaks in the classes of the data,
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +55,19 @@ class Teacher:
         self._precision = precision
         for member in self.members:
             member.model.to(device).eval().requires_grad_(False)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything the answers depend on: models, weights, chosen outputs."""
+        digest = hashlib.sha256()
+        for member in self.members:
+            digest.update(json.dumps(member.model.spec.to_json(), sort_keys=True).encode())
+            columns = None if member.columns is None else member.columns.tolist()
+            digest.update(json.dumps(columns).encode())
+            for name, tensor in member.model.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ processes that fill one cache at the same time write the same records. `cache.js
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -18,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isopatch.errors import IsopatchError, UsageError
@@ -121,7 +119,11 @@ class TeacherCache:
         """The coding of the cache in the folder, after it was seen to be of the same teacher and views."""
         header = _read_json(self.folder / HEADER)
         if header is None:
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            # A header half written, by a process that begins this cache too or was killed at it, is not one.
+            begun = f".{HEADER}."
+            if self.folder.is_dir() and any(
+                not file.name.startswith(begun) for file in self.folder.iterdir()
+            ):
                 raise UsageError(
                     f"distill.cache: {self.folder} holds other files and no teacher cache (no {HEADER}); "
                     f"give a folder of its own"
@@ -134,7 +136,13 @@ class TeacherCache:
             )
         differing = _differences(header["fingerprint"], self._fingerprint)
         coding = AnswerCoding.from_json(header["coding"])
-        if self._top_k is not None and self._top_k != coding.kept:
+        if self._top_k is None:
+            if coding.misplaced > self._tolerance:
+                differing.append(
+                    f"its answers misplace {coding.misplaced:.2g} of the probability, cache_tolerance is "
+                    f"{self._tolerance:g}"
+                )
+        elif min(self._top_k, coding.num_classes) != coding.kept:
             differing.append(f"cache_top_k was {coding.kept}, now {self._top_k}")
         if coding.temperature not in (None, self._temperature):
             differing.append(f"temperature was {coding.temperature:g}, now {self._temperature:g}")
@@ -184,7 +192,7 @@ def open_cache(
     distill = config.distill
     assert distill.cache is not None
     fingerprint = {
-        "teacher": teacher_digest(teacher),
+        "teacher": teacher.digest,
         "teacher_precision": precision,
         "data": data_fingerprint,
         "classes": list(classes),
@@ -205,19 +213,6 @@ def open_cache(
         records_per_view=steps_per_epoch * config.accumulate,
         pictures=config.micro_batch_size,
     )
-
-
-def teacher_digest(teacher: Teacher) -> str:
-    """SHA-256 over everything a teacher's answers depend on: models, weights, chosen outputs."""
-    digest = hashlib.sha256()
-    for member in teacher.members:
-        digest.update(json.dumps(member.model.spec.to_json(), sort_keys=True).encode())
-        columns = None if member.columns is None else member.columns.tolist()
-        digest.update(json.dumps(columns).encode())
-        for name, tensor in member.model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _checksum(place: int, body: bytes) -> int:

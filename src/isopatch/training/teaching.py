@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class Teaching:
     """A teacher, with or without a cache of its answers.
 
     projector: maps the student's features to the teacher's channels, trained with the student; None without
-    feature distillation. asked, seconds: pictures the teacher itself looked at in this process, and how long;
+    feature distillation. asked, seconds: pictures the teacher itself looked at in this run, and how long;
     remembered: those the cache answered.
     """
 
@@ -69,8 +69,23 @@ class Teaching:
         self.asked += len(images)
         return answer
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, beside the projector: who teaches, and what that cost so far."""
+        counts = {"asked": self.asked, "remembered": self.remembered, "seconds": self.seconds}
+        return {"teacher": self.teacher.digest, **counts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned; another teacher raises UsageError."""
+        if state["teacher"] != self.teacher.digest:
+            sources = ", ".join(member.source for member in self.teacher.members)
+            raise UsageError(
+                f"distill.teacher: {sources} is not what it was when the run started (other weights or "
+                f"classes); restore it, or start afresh with another --out"
+            )
+        self.asked, self.remembered, self.seconds = (state[k] for k in ("asked", "remembered", "seconds"))
+
     def to_json(self) -> dict[str, Any]:
-        """What teaching cost and what the cache saved, in this process, for summary.json."""
+        """What teaching cost and what the cache saved, for summary.json."""
         told: dict[str, Any] = {
             "pictures_asked": self.asked,
             "pictures_remembered": self.remembered,
