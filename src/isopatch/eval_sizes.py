@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def evaluate_sizes(
     *,
     split: str | None = None,
     name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
     batch_size: int = 256,
     workers: int = 0,
     device: str = "cpu",
@@ -46,7 +47,7 @@ def evaluate_sizes(
         torch.set_num_threads(threads)
     place = require_device(device)
     weights = read_weights(source)
-    spec = fit(weights, name).model.spec
+    spec = fit(weights, name, arguments=arguments).model.spec
     chosen = labelled_pictures(source, spec, data, split=split, bad=bad)
     pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)  # one pass per size
     trained = (spec.input.height, spec.input.width)
@@ -54,7 +55,14 @@ def evaluate_sizes(
     for size in dict.fromkeys((side, side) if isinstance(side, int) else tuple(side) for side in sizes):
         row = at_size(
             lambda size, changes: (
-                fit(weights, name, image_size=size, position_resize=position_resize, changes=changes).model
+                fit(
+                    weights,
+                    name,
+                    arguments=arguments,
+                    image_size=size,
+                    position_resize=position_resize,
+                    changes=changes,
+                ).model
             ),
             pictures,
             replace(spec.input, height=size[0], width=size[1]),

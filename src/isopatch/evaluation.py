@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -31,6 +32,7 @@ def evaluate_checkpoint(
     *,
     split: str | None = None,
     name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
     batch_size: int = 256,
     workers: int = 0,
     device: str = "cpu",
@@ -44,6 +46,7 @@ def evaluate_checkpoint(
 
     split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
         cut as the run did that made the weights (they carry how).
+    name, arguments: which model a file that does not say so holds, as in `load`.
     teacher: what taught the model, given as for training. baseline: the same model trained without a teacher.
         Both see the same pictures, each prepared as it expects. What they and the two heads of a model with a
         distillation token tell is the result's `distillation`: see `isopatch.training.heads.evaluate_taught`.
@@ -53,7 +56,7 @@ def evaluate_checkpoint(
     if threads is not None:
         torch.set_num_threads(threads)
     place = require_device(device)
-    model = load(source, name=name)
+    model = load(source, name=name, arguments=arguments)
     chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
     classes = chosen.pictures.classes
     others: dict[str, list[Member]] = {"teacher": [], "baseline": []}

@@ -6,12 +6,12 @@ import contextlib
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ class Predictor:
     """A model loaded once, ready for pictures.
 
     source: whatever `isopatch.load` takes: a run folder, `best/`, a weights file or a hub id.
-    name: which model a file that does not say so holds.
+    name, arguments: which model a file that does not say so holds, as in `load`.
     top_k: classes reported per picture, at most the model's number of classes.
     device: "cpu", "cuda" or "cuda:N".
     batch_size: pictures per forward pass; the stream holds at most two batches of them.
@@ -70,6 +70,7 @@ class Predictor:
         source: str | Path,
         *,
         name: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
         device: str = "cpu",
         top_k: int = 5,
         batch_size: int = 64,
@@ -84,7 +85,7 @@ class Predictor:
         if top_k < 1 or batch_size < 1:
             raise UsageError(f"top_k {top_k} and batch_size {batch_size} must be at least 1")
         place = require_device(device)
-        self.model = load(source, name=name).to(place).eval()
+        self.model = load(source, name=name, arguments=arguments).to(place).eval()
         self.spec = self.model.spec
         count = int(self.spec.arguments["num_classes"])
         self.classes: tuple[str, ...] = self.spec.classes or tuple(str(index) for index in range(count))

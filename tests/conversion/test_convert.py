@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from isopatch import IsopatchError, UsageError, convert, load
+from isopatch import IsopatchError, UsageError, convert, create_model, load
+from isopatch.cli import main
 from isopatch.conversion import targets
 from isopatch.image.prepare import prepare, resized_size
 from isopatch.models.save import save_model
@@ -308,3 +310,23 @@ def test_an_average_of_the_weights_by_choice(tmp_path: Path, make: Any) -> None:
     save_model(tmp_path / "run", make("vit"))
     with pytest.raises(UsageError, match="no moving average"):
         convert(tmp_path / "run", tmp_path / "out", to="timm", ema=True)
+
+
+def test_a_bare_file_of_any_size_is_evaluated_and_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"dim": 16, "depth": 1, "num_heads": 2, "patch_size": 4, "image_size": 8}
+    save_model(tmp_path / "model", create_model("vit", num_classes=10, **sizes))
+    convert(tmp_path / "model", tmp_path / "w.pth", to="deit")
+    Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
+    named = ["--model", "vit", *(f"--model.{key}={value}" for key, value in sizes.items())]
+    weights, picture = str(tmp_path / "w.pth"), str(tmp_path / "picture.png")
+    assert main(["eval", weights, "--data", "digits", *named]) == 0
+    sized = ["--sizes", "8", "--plot", str(tmp_path / "p.png")]
+    assert main(["eval", weights, "--data", "digits", *sized, *named]) == 0
+        main(["eval", weights, "--data", "digits", "--sizes", "8", "--plot", f"{tmp_path}/p.png", *named])
+        == 0
+    )
+    assert main(["predict", weights, picture, *named]) == 0
+    assert main(["eval", weights, "--data", "digits", "--model", "vit"]) == 2
+    assert "model.dim: missing" in capsys.readouterr().err

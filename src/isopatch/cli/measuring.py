@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from isopatch.cli.emit import emit
-from isopatch.cli.models import image_size
+from isopatch.cli.models import image_size, model_arguments
 from isopatch.errors import EXIT_DONE, GateFailed, IsopatchError, UsageError
 
 
@@ -29,6 +29,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         split=arguments.split,
         name=arguments.model,
+        arguments=model_arguments(arguments),
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         device=arguments.device,
@@ -67,6 +68,7 @@ def evaluate_sizes(arguments: argparse.Namespace) -> int:
         sizes,
         split=arguments.split,
         name=arguments.model,
+        arguments=model_arguments(arguments),
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         device=arguments.device,
@@ -90,6 +92,7 @@ def predict(arguments: argparse.Namespace) -> int:
     predictor = predict.Predictor(
         arguments.checkpoint,
         name=arguments.model,
+        arguments=model_arguments(arguments),
         device=arguments.device,
         top_k=arguments.top_k,
         batch_size=arguments.batch_size,

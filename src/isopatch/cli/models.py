@@ -30,17 +30,19 @@ def models_show(arguments: argparse.Namespace) -> int:
 
 def _changes(arguments: argparse.Namespace) -> tuple[dict[str, Any], int | tuple[int, int] | None]:
     """What --model.ARGUMENT and --image-size change in a model."""
-    return _given(arguments), None if arguments.image_size is None else image_size(arguments.image_size)
+    return model_arguments(arguments), None if arguments.image_size is None else image_size(
+        arguments.image_size
+    )
 
 
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of --model.ARGUMENT."""
     from isopatch.recipes.reading import parse_size, parse_value
 
-    given = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
-    if "image_size" in given:
-        given["image_size"] = parse_size(given["image_size"])
-    return given
+    values = {key.removeprefix("model."): parse_value(text) for key, text in arguments.settings}
+    if "image_size" in values:
+        values["image_size"] = parse_size(values["image_size"])
+    return values
 
 
 def image_size(text: str, option: str = "--image-size") -> int | tuple[int, int]:
@@ -79,7 +81,7 @@ def convert(arguments: argparse.Namespace) -> int:
     """Write weights in another project's format, compared where that is asked for."""
     from isopatch.cli import text
 
-    given = _given(arguments)
+    given = model_arguments(arguments)
     if given and arguments.model is None:
         raise UsageError("--model.ARGUMENT VALUE: name the model too, with --model NAME")
     from isopatch import api

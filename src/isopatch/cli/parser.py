@@ -273,7 +273,10 @@ def _add_configuration(parser: Parser) -> None:
 
 
 def _add_inference(parser: Parser, *, batch_size: int) -> None:
-    parser.add_argument("--model", metavar="NAME", help="which model a file without a name holds")
+    parser.settings_under = "model."
+    parser.add_argument(
+        "--model", metavar="NAME", help="which model a file without a name holds; --model.ARGUMENT VALUE"
+    )
     parser.add_argument(
         "--batch-size", type=_count(1), default=batch_size, metavar="N", help=f"default {batch_size}"
     )
