@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isopatch.report.wording import VOTERS
+
 if TYPE_CHECKING:
     from isopatch.predict import Prediction
 
@@ -124,19 +126,6 @@ def sizes(document: Mapping[str, Any]) -> str:
 
 def _by(sides: Sequence[int]) -> str:
     return "x".join(str(side) for side in sides)
-
-
-VOTERS = {
-    "truth": "truth",
-    "teacher": "teacher",
-    "baseline": "baseline",
-    "student": "student",
-    "cls": "class head",
-    "dist": "distillation head",
-    "both": "both heads",
-    "mean_of_logits": "both, mean of logits",
-    "mean_of_probabilities": "both, mean of probabilities",
-}
 
 
 def learned(document: Mapping[str, Any], num_images: int) -> str:

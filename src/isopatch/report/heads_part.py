@@ -13,18 +13,8 @@ from isopatch.report.curves import Chart
 from isopatch.report.plots import SERIES, Line, line_chart
 from isopatch.report.run_files import section
 from isopatch.report.scale import Dot, dot, interval, scale_of
-from isopatch.report.wording import count, decimal, duration, number, percent, plain
+from isopatch.report.wording import VOTERS, count, decimal, duration, number, percent, plain
 
-VOTERS = {
-    "truth": "truth",
-    "teacher": "teacher",
-    "student": "student",
-    "cls": "class head",
-    "dist": "distillation head",
-    "both": "both heads",
-    "mean_of_logits": "both, mean of logits",
-    "mean_of_probabilities": "both, mean of probabilities",
-}
 PAPER_COSINES = (
     "DeiT reports 0.06 for the tokens at the input, 0.93 at the last layer, and 0.999 for two class tokens "
     "with the same labels."

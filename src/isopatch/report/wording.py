@@ -1,4 +1,4 @@
-"""Numbers as people read them. Every function takes None and what is no number, and says so with a dash."""
+"""Numbers and names as people read them. Every function takes None and what is no number, and says so with a dash."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import math
 from typing import Any
 
 MISSING = "–"  # noqa: RUF001 - an en dash: no value
+
+# Who decides about a picture, by the names that an evaluation's `distillation` has for them.
+VOTERS = {
+    "truth": "truth",
+    "teacher": "teacher",
+    "baseline": "baseline",
+    "student": "student",
+    "cls": "class head",
+    "dist": "distillation head",
+    "both": "both heads",
+    "mean_of_logits": "both, mean of logits",
+    "mean_of_probabilities": "both, mean of probabilities",
+}
 
 
 def number(value: Any) -> float | None:
