@@ -293,6 +293,8 @@ def convert(
     """
     wanted, place = as_format(to), Path(target)
     limit = conversion.as_tolerance(tolerance)
+    if split is not None and data is None:
+        raise UsageError("--split names a part of --data: give both")
     conversion.ready(wanted, place, source, overwrite=overwrite)
     opened = open_weights(source, name, arguments=arguments, partial=partial, ema=ema)
     compared = None

@@ -17,6 +17,7 @@ from isopatch.conversion.targets import Format
 from isopatch.data.source import ImageSource
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.prepare import resized_size
+from isopatch.models.formats import transformers_config
 from isopatch.models.formats.transformers import is_transformers
 from isopatch.models.load import Opened
 from isopatch.models.spec import ModelSpec
@@ -121,6 +122,8 @@ def _not_kept(to: Format, spec: ModelSpec, back: ModelSpec, target: Path) -> lis
     lost = []
     if spec.classes is not None and back.classes != spec.classes:
         lost.append(f"{len(spec.classes)} class names")
+    if to == "transformers" and transformers_config.describe_input(spec.input) is None:
+        return [*lost, "how pictures are prepared: transformers has no processor that does it this way"]
     before, after = spec.input, back.input
     for key, value in before.to_json().items():
         other = after.to_json()[key]

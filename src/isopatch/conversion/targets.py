@@ -44,6 +44,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "transformers": (),
 }
 FOLDERS: tuple[Format, ...] = ("isopatch", "timm", "transformers")
+OTHER_FILES = (".onnx", ".h5", ".tflite", ".msgpack")  # suffixes of files that no format here is
 # What such a folder holds, and so what may be replaced.
 FOLDER_FILES = frozenset({"config.json", "model.safetensors", "preprocessor_config.json"})
 
@@ -60,7 +61,7 @@ def is_folder(to: Format, path: Path) -> bool:
     """Whether a format is written as a folder at `path`; raises UsageError where the suffix does not fit."""
     if path.suffix in SUFFIXES[to]:
         return False
-    if to in FOLDERS and path.suffix not in WEIGHTS_SUFFIXES:
+    if to in FOLDERS and path.suffix.lower() not in (*WEIGHTS_SUFFIXES, *OTHER_FILES):
         return True
     kinds = [f"a file ending in {', '.join(SUFFIXES[to])}"] if SUFFIXES[to] else []
     kinds = [*(["a folder"] if to in FOLDERS else []), *kinds]
