@@ -1,4 +1,4 @@
-"""Numbers and names as people read them; None and what is no number become a dash."""
+"""Numbers and names as people read them. Functions take None and what is no number, and show a dash."""
 
 from __future__ import annotations
 
