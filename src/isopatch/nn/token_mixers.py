@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from isopatch.errors import UsageError
+from isopatch.nn.attend import attend
 from isopatch.nn.checks import divisible, positive, probability
 from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.relative_bias import RelativeBias
@@ -46,9 +46,7 @@ class Attention(nn.Module):
         qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = qkv.unbind(0)  # each (B, heads, N, d)
         bias = None if self.relative_bias is None else self.relative_bias(grid)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias, dropout_p=self.dropout if self.training else 0.0
-        )
+        mixed = attend(query, key, value, bias=bias, dropout=self.dropout if self.training else 0.0)
         result: Tensor = self.projection_dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
         return result
 
