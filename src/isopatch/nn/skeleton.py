@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from isopatch.nn.blocks import Blocks
 from isopatch.nn.classifier import Classifier, Encoded
 from isopatch.nn.classifier import Features as Features
 from isopatch.nn.layout import Grid, as_map
 from isopatch.nn.position import join
 from isopatch.nn.prefix import PrefixTokens
-from isopatch.nn.recompute import recomputed
 
 
 class Isotropic(Classifier):
@@ -44,7 +44,7 @@ class Isotropic(Classifier):
         self.stem = stem
         self.prefix = prefix
         self.position = position
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = Blocks(blocks)
         self.norm = norm
         self.pool = pool
         self.heads = nn.ModuleDict(heads)
@@ -83,6 +83,4 @@ class Isotropic(Classifier):
         """Run stem, positions and blocks."""
         tokens, grid = self._embed(x)
         recompute = self.activation_checkpointing and self.training
-        for block in self.blocks:
-            tokens = recomputed(block, tokens, grid) if recompute else block(tokens, grid)
-        return tokens, grid
+        return self.blocks(tokens, grid, recompute=recompute), grid

@@ -1,0 +1,127 @@
+"""Replace modules of a model by faster twins, say which, and put the plain ones back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import nn
+
+from isopatch.errors import UsageError, nearest
+from isopatch.kernels import native, triton
+from isopatch.kernels.twin import Maker, Precision, Unfit
+
+Kernels = Literal["auto", "plain", "native", "triton"]
+
+KERNELS: tuple[Kernels, ...] = ("auto", "plain", "native", "triton")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+log = logging.getLogger("isopatch")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One module that a twin stands in for. path: its name in the model, such as "blocks"."""
+
+    path: str
+    twin: str
+
+
+@dataclass
+class Swapped:
+    """What `swap` did to a model.
+
+    kernels: "plain", "native" or "triton". precision: what the twins compute in. kept: modules of a known
+    kind that stayed plain, "path: why". note: why there are no twins at all, where that was not asked for.
+    """
+
+    kernels: str
+    precision: Precision
+    replaced: tuple[Replacement, ...] = ()
+    kept: tuple[str, ...] = ()
+    note: str | None = None
+    _before: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
+
+    def undo(self) -> None:
+        """Put the plain modules back; weights trained meanwhile are theirs too."""
+        for parent, name, plain in reversed(self._before):
+            plain.train(getattr(parent, name).training)
+            setattr(parent, name, plain)
+        self._before.clear()
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        if not self.replaced:
+            return f"kernels {self.kernels}{f': {self.note}' if self.note else ''}"
+        twins = ", ".join(f"{each.path} ({each.twin})" for each in self.replaced)
+        kept = f"; plain: {'; '.join(self.kept)}" if self.kept else ""
+        return f"kernels {self.kernels}, {self.precision}: {twins}{kept}"
+
+
+def swap(
+    model: nn.Module,
+    *,
+    kernels: Kernels = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> Swapped:
+    """Replace what has a twin, in place. Names, parameters and checkpoints stay as they are.
+
+    kernels: "native" are this package's CPU kernels, "triton" its GPU kernels; "auto" takes those of the
+        device the model is on, or none where this machine cannot run them; "plain" replaces nothing.
+    precision: "auto" is bf16 where the hardware multiplies it faster, else fp32.
+    Raises UsageError when the asked-for kernels cannot run here, saying why.
+    """
+    if kernels not in KERNELS:
+        raise UsageError(f"kernels '{kernels}'{nearest(kernels, KERNELS)}: there are {', '.join(KERNELS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}': kernels have {', '.join(PRECISIONS)}")
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    library, note = _choose(kernels, device)
+    if library == "plain":
+        return Swapped("plain", "fp32" if precision == "auto" else precision, note=note)
+    offered = native if library == "native" else triton
+    chosen: Precision = (
+        precision if precision != "auto" else ("bf16" if offered.gains_from_bf16() else "fp32")
+    )
+    return _replace(model, library, chosen, offered.makers())
+
+
+def _choose(kernels: Kernels, device: str) -> tuple[str, str | None]:
+    """Return the library, and why it is none where "auto" was asked for."""
+    if kernels == "plain":
+        return "plain", None
+    wanted = ("triton" if device == "cuda" else "native") if kernels == "auto" else kernels
+    reason = native.unavailable(device) if wanted == "native" else triton.unavailable(device)
+    if reason is None:
+        return wanted, None
+    if kernels == "auto":
+        return "plain", reason
+    raise UsageError(f"kernels {kernels}: {reason}; use --kernels plain")
+
+
+def _replace(model: nn.Module, library: str, precision: Precision, makers: Sequence[Maker]) -> Swapped:
+    swapped = Swapped(library, precision)
+    replaced: list[Replacement] = []
+    kept: list[str] = []
+
+    def visit(parent: nn.Module, prefix: str) -> None:
+        for name, child in list(parent.named_children()):
+            path = f"{prefix}{name}"
+            found = next((made for make in makers if (made := make(child, precision)) is not None), None)
+            if isinstance(found, nn.Module):
+                found.train(child.training)
+                setattr(parent, name, found)
+                swapped._before.append((parent, name, child))
+                replaced.append(Replacement(path, str(found.twin_name)))
+                continue
+            if isinstance(found, Unfit):
+                kept.append(f"{path}: {found.why}")
+            visit(child, f"{path}.")
+
+    visit(model, "")
+    swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
+    if not replaced:
+        swapped.note = swapped.note or "nothing in this model has a twin"
+    return swapped

@@ -1,0 +1,26 @@
+"""What a library of twins offers: one function per kind of module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A module of the right kind that a twin cannot serve.
+
+    why: one clause, such as "kernel_size 17 is larger than 15".
+    """
+
+    why: str
+
+
+# A maker returns a twin that holds the module's own parameters and children under their names, `Unfit`, or
+# None for a module that is not of its kind.
+Maker = Callable[[nn.Module, Precision], "nn.Module | Unfit | None"]
