@@ -1,0 +1,98 @@
+// The library's C interface: which instruction set, and every pass through it.
+#include <cmath>
+#include <cstdint>
+
+#include "pool.h"
+#include "table.h"
+
+namespace {
+
+// In rising order; a CPU that has one has those before it.
+enum Isa { NONE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
+
+int supported() {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (!avx2) return NONE;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (!avx512) return AVX2;
+  return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+}
+
+int chosen = supported();
+
+const Table& table() {
+  switch (chosen) {
+    case AVX512_BF16: return *avx512_bf16_table();
+    case AVX512: return *avx512_table();
+    default: return *avx2_table();
+  }
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+// Changes with every change of a struct or function.
+EXPORT int isopatch_interface() { return 1; }
+
+EXPORT int isopatch_supported() { return supported(); }
+EXPORT int isopatch_chosen() { return chosen; }
+
+// Returns what is chosen from now on: `isa`, or less where the CPU has less.
+EXPORT int isopatch_choose(int isa) {
+  const int most = supported();
+  return chosen = isa < most ? isa : most;
+}
+
+EXPORT int64_t isopatch_packed_bytes(int64_t dtype, int64_t inner, int64_t columns) {
+  return table().packed_bytes(dtype, inner, columns);
+}
+EXPORT void isopatch_pack(int64_t dtype, const float* weights, int64_t inner_stride, int64_t column_stride,
+                          int64_t inner, int64_t columns, void* packed) {
+  table().pack(dtype, weights, inner_stride, column_stride, inner, columns, packed);
+}
+
+#define PASS(name, Arguments) \
+  EXPORT void isopatch_##name(const Arguments* a, int threads) { table().name(*a, threads); }
+PASS(depthwise_forward, DepthwiseForward)
+PASS(pointwise_forward, PointwiseForward)
+PASS(normalise, Normalise)
+PASS(stem_forward, StemForward)
+PASS(gradient_sums, GradientSums)
+PASS(pointwise_backward, PointwiseBackward)
+PASS(depthwise_backward, DepthwiseBackward)
+PASS(stem_backward, StemBackward)
+
+EXPORT void isopatch_finish_norm(const FinishNorm* a) {
+  for (int64_t c = 0; c < a->channels; ++c) {
+    double sum = 0, square = 0;
+    for (int64_t i = 0; i < a->chunks; ++i) {
+      sum += a->sums[i * 2 * a->channels + c];
+      square += a->sums[(i * 2 + 1) * a->channels + c];
+    }
+    const double n = (double)a->count, offset = sum / n;
+    double variance = square / n - offset * offset;
+    if (variance < 0) variance = 0;  // by rounding; NaN stays NaN
+    const double mean = a->reference[c] + offset, rstd = 1 / std::sqrt(variance + a->eps);
+    a->mean[c] = (float)mean;
+    a->rstd[c] = (float)rstd;
+    a->scale[c] = (float)(a->weight[c] * rstd);
+    a->shift[c] = (float)(a->bias[c] - mean * a->weight[c] * rstd);
+    a->variance[c] = (float)(n > 1 ? variance * n / (n - 1) : variance);
+  }
+}
+
+EXPORT void isopatch_add_up(const AddUp* a, int threads) {
+  const int64_t piece = 4096;
+  const auto each = [&](int64_t task) {
+    const int64_t last = (task + 1) * piece < a->size ? (task + 1) * piece : a->size;
+    for (int64_t i = task * piece; i < last; ++i) {
+      double sum = 0;
+      for (int64_t p = 0; p < a->parts; ++p) sum += a->in[p * a->size + i];
+      a->out[i] = (float)sum;
+    }
+  };
+  parallel_for((a->size + piece - 1) / piece, threads, task_of(each));
+}

@@ -1,0 +1,184 @@
+// The passes of a ConvMixer block, forward. Between two passes every activation is written once.
+#pragma once
+#include "depthwise.h"
+#include "rows.h"
+
+namespace NS {
+
+template <class T, Act A>
+static void depthwise_forward(const DepthwiseForward& d, int64_t task) {
+  const int64_t blocks = d.channels / LANES, image = task / blocks, first = task % blocks * LANES;
+  const int64_t places = d.height * d.width, base = image * places * d.channels + first;
+  const int kernel = (int)d.kernel;
+  Plane plane = plane_for(d.height, d.width, kernel);
+  plane.memory = (float*)scratch(0, plane.bytes());
+  plane.clear();
+  const T* in = (const T*)d.in + base;
+  T* x = d.in_scale ? (T*)d.x + base : nullptr;
+  for (int64_t row = 0; row < d.height; ++row)
+    for (int64_t column = 0; column < d.width; ++column) {
+      float* to = plane.at(row + d.pad_top, column + d.pad_left);
+      const int64_t at = (row * d.width + column) * d.channels;
+      for (int c = 0; c < LANES; c += W) {
+        V value = load(in + at + c);
+        if (x) {
+          value = fma(activate<A, T>(value), load(d.in_scale + first + c), load(d.in_shift + first + c));
+          store(x + at + c, value);
+          value = stored<T>(value);
+        }
+        store(to + c, value);
+      }
+    }
+  V sum[LANES / W], square[LANES / W];
+  for (int v = 0; v < LANES / W; ++v) sum[v] = square[v] = zero();
+  T* out = (T*)d.out + base;
+  convolve(plane, d.height, d.width, kernel, d.weight + first, d.channels,
+           [&](int64_t row, int64_t column, int count, const float* found) {
+             for (int v = 0; v < LANES / W; ++v) {
+               const int c = v * W;
+               const V bias = load(d.bias + first + c);
+               if (d.sums) {
+                 const V reference = load(d.reference + first + c);
+                 for (int i = 0; i < count; ++i) {
+                   const V u = load(found + i * LANES + c) + bias;
+                   store(out + (row * d.width + column + i) * d.channels + c, u);
+                   const V a = activate<A, T>(stored<T>(u)) - reference;
+                   sum[v] = sum[v] + a;
+                   square[v] = fma(a, a, square[v]);
+                 }
+               } else if (!d.scale) {
+                 for (int i = 0; i < count; ++i)
+                   store(out + (row * d.width + column + i) * d.channels + c, load(found + i * LANES + c) + bias);
+               } else {
+                 const V scale = load(d.scale + first + c), shift = load(d.shift + first + c);
+                 for (int i = 0; i < count; ++i) {
+                   const V a = activate<A, T>(load(found + i * LANES + c) + bias);
+                   const V here = load(plane.at(row + d.pad_top, column + i + d.pad_left) + c);
+                   store(out + (row * d.width + column + i) * d.channels + c, here + fma(a, scale, shift));
+                 }
+               }
+             }
+           });
+  if (d.sums)
+    for (int v = 0; v < LANES / W; ++v) {
+      float* to = d.sums + image * 2 * d.channels + first + v * W;
+      store(to, sum[v]);
+      store(to + d.channels, square[v]);
+    }
+}
+
+// Where the rows of a 1x1 product come from is the only difference between the 1x1 step and the stem: `fill` writes
+// `count` rows of operands from row `row` on; the rest is shared.
+template <class T, Act A, class Fill>
+static void product_forward(int64_t rows, int64_t inner, int64_t channels, int64_t chunk, int64_t task,
+                            const void* weight, const float* bias, void* out_memory, const float* scale,
+                            const float* shift, const float* reference, float* sums, const Fill& fill) {
+  using G = typename OperandOf<T>::type;
+  constexpr int64_t BLOCK = 96;
+  const int64_t first = task * chunk, last = least(rows, first + chunk);
+  G* a = (G*)scratch(0, BLOCK * inner * (int64_t)sizeof(G));
+  T* out = (T*)out_memory;
+  float* own = nullptr;
+  if (sums) {
+    own = sums + task * 2 * channels;
+    set_to(own, 2 * channels, 0.0f);
+  }
+  for (int64_t start = first; start < last; start += BLOCK) {
+    const int64_t count = least(BLOCK, last - start);
+    fill(start, count, a);
+    multiply<G>(a, inner * (int64_t)sizeof(G), count, inner, weight, channels,
+                [&](int64_t row, int height, int64_t column, int width, const float* acc) {
+                  T* to = out + (start + row) * channels + column;
+                  for (int c = 0; c < width; c += W) {
+                    const V b = load(bias + column + c);
+                    if (sums) {
+                      const V r = load(reference + column + c);
+                      V sum = load(own + column + c), square = load(own + channels + column + c);
+                      for (int i = 0; i < height; ++i) {
+                        const V u = load(acc + i * PANEL + c) + b;
+                        store(to + i * channels + c, u);
+                        const V value = activate<A, T>(stored<T>(u)) - r;
+                        sum = sum + value;
+                        square = fma(value, value, square);
+                      }
+                      store(own + column + c, sum);
+                      store(own + channels + column + c, square);
+                    } else if (!scale) {
+                      for (int i = 0; i < height; ++i) store(to + i * channels + c, load(acc + i * PANEL + c) + b);
+                    } else {
+                      const V s = load(scale + column + c), t = load(shift + column + c);
+                      for (int i = 0; i < height; ++i)
+                        store(to + i * channels + c, fma(activate<A, T>(load(acc + i * PANEL + c) + b), s, t));
+                    }
+                  }
+                });
+  }
+}
+
+template <class G>
+static inline void store_operand(G* to, V x) {
+  store(to, x);
+}
+
+template <class T, Act A>
+static void pointwise_forward(const PointwiseForward& p, int64_t task) {
+  using G = typename OperandOf<T>::type;
+  const T *x = (const T*)p.x, *u1 = (const T*)p.u1;
+  product_forward<T, A>(p.rows, p.inner, p.channels, p.chunk, task, p.weight, p.bias, p.out, p.scale, p.shift,
+                        p.reference, p.sums, [&](int64_t start, int64_t count, G* a) {
+                          for (int64_t i = 0; i < count; ++i) {
+                            const int64_t at = (start + i) * p.inner;
+                            for (int64_t c = 0; c < p.inner; c += W) {
+                              V y = load(x + at + c);
+                              if (u1)
+                                y = y + fma(activate<A, T>(load(u1 + at + c)), load(p.scale1 + c), load(p.shift1 + c));
+                              store_operand(a + i * p.inner + c, y);
+                            }
+                          }
+                        });
+}
+
+template <class T, Act A>
+static void normalise(const Normalise& n, int64_t task) {
+  const int64_t last = least(n.rows, (task + 1) * n.chunk);
+  for (int64_t row = task * n.chunk; row < last; ++row)
+    for (int64_t c = 0; c < n.channels; c += W) {
+      const V a = activate<A, T>(load((const T*)n.u + row * n.channels + c));
+      store((T*)n.x + row * n.channels + c, fma(a, load(n.scale + c), load(n.shift + c)));
+    }
+}
+
+// A patch's values, one channel after another, rows of the patch within a channel.
+template <class Each>
+static inline void each_patch_value(const float* picture, int64_t in_channels, int64_t patch, int64_t stride_channel,
+                                    int64_t stride_row, int64_t stride_column, const Each& each) {
+  int64_t i = 0;
+  for (int64_t channel = 0; channel < in_channels; ++channel)
+    for (int64_t y = 0; y < patch; ++y)
+      for (int64_t x = 0; x < patch; ++x)
+        each(i++, picture[channel * stride_channel + y * stride_row + x * stride_column]);
+}
+
+template <class S>
+static inline const float* patch_at(const S& s, int64_t row) {
+  const int64_t columns = s.width / s.patch, places = s.height / s.patch * columns;
+  const int64_t image = row / places, place = row % places;
+  return s.pictures + image * s.stride_image + place / columns * s.patch * s.stride_row +
+         place % columns * s.patch * s.stride_column;
+}
+
+template <class T, Act A>
+static void stem_forward(const StemForward& s, int64_t task) {
+  using G = typename OperandOf<T>::type;
+  const int64_t rows = s.images * (s.height / s.patch) * (s.width / s.patch);
+  product_forward<T, A>(rows, s.inner, s.channels, s.chunk, task, s.weight, s.bias, s.out, s.scale, s.shift, s.reference,
+                        s.sums, [&](int64_t start, int64_t count, G* a) {
+                          std::memset(a, 0, count * s.inner * (int64_t)sizeof(G));
+                          for (int64_t i = 0; i < count; ++i)
+                            each_patch_value(patch_at(s, start + i), s.in_channels, s.patch, s.stride_channel,
+                                             s.stride_row, s.stride_column,
+                                             [&](int64_t j, float value) { a[i * s.inner + j] = operand_of<G>(value); });
+                        });
+}
+
+}  // namespace NS

@@ -1,0 +1,19 @@
+// One instruction set per translation unit: NS, its namespace, is defined by the file that includes this.
+#pragma once
+#include <cstdint>
+
+#ifdef ISOPATCH_AVX2
+#include "simd_avx2.h"
+#else
+#include "simd_avx512.h"
+#endif
+
+namespace NS {
+
+// In place of std::min and std::fill: see task_of in pool.h.
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline void set_to(float* memory, int64_t count, float value) {
+  for (int64_t i = 0; i < count; ++i) memory[i] = value;
+}
+
+}  // namespace NS

@@ -1,0 +1,129 @@
+// What the passes take. Plain C, so that any language can call them; one struct per pass.
+//
+// Activations are rows (images * height * width) of `channels` values, float or bf16 (`dtype`), channels a multiple of 32.
+// A norm's vectors have one float per channel. Partial sums are summed by the finishing passes in a fixed order, so
+// results depend neither on the number of threads nor on which one did what.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+
+enum { DTYPE_FLOAT = 0, DTYPE_BF16 = 1 };
+enum { ACT_GELU = 0, ACT_RELU = 1 };
+
+// Forward passes end in one of three ways: with `sums`, u is written and summed up for a norm of batch statistics; with
+// `scale`, the norm is applied; with neither, u is written.
+
+// u = depthwise(x) + bias, y = x + norm(act(u)).
+struct DepthwiseForward {
+  int64_t dtype, act, images, height, width, channels, kernel;
+  int64_t pad_top, pad_left;
+  const void* in;          // x; with in_scale: the step before's act() input, of which x = in_scale act(in) + in_shift
+  const float *in_scale, *in_shift;
+  void* x;                 // with in_scale: x is written here
+  const float *weight;     // (kernel * kernel, channels)
+  const float *bias;
+  void* out;               // u or y
+  const float *scale, *shift;
+  const float* reference;  // subtracted before summing, against cancellation
+  float* sums;             // (images, 2, channels): of act(u) - reference and of its square
+};
+
+// u = W y + bias, x' = norm(act(u)), with y = x + norm1(act(u1)), or y = x without u1.
+struct PointwiseForward {
+  int64_t dtype, act, rows, inner, channels, chunk;  // chunk: rows of a partial sum
+  const void *x, *u1;
+  const float *scale1, *shift1;
+  const void* weight;      // packed
+  const float* bias;
+  void* out;               // u or x'
+  const float *scale, *shift;
+  const float *reference;
+  float* sums;             // (chunks, 2, channels)
+};
+
+// x = scale act(u) + shift.
+struct Normalise {
+  int64_t dtype, act, rows, channels, chunk;
+  const void* u;
+  const float *scale, *shift;
+  void* x;
+};
+
+// sums of g and of g * xhat, xhat = (act(u) - mean) * rstd.
+struct GradientSums {
+  int64_t dtype, act, rows, channels, chunk;
+  const void *g, *u;
+  const float *mean, *rstd;
+  float* sums;             // (chunks, 2, channels)
+};
+
+// Through norm, activation and 1x1 step: g -> the gradient of y, the weight's, the bias's, and the sums of the norm before.
+struct PointwiseBackward {
+  int64_t dtype, act, rows, inner, channels, chunk, groups;
+  const void *g, *u;       // gradient of the output; the step's act() input
+  const float *mean, *rstd, *scale, *mean_g, *mean_gx;
+  const void *x, *u1;      // y = x + scale1 act(u1) + shift1
+  const float *mean1, *rstd1, *scale1, *shift1;
+  const void* weight;      // packed: outputs inside, inputs as columns
+  void* gy;                // gradient of y
+  float* sums;             // (chunks, 2, inner): of gy and gy * xhat1
+  float* weight_sums;      // (groups, channels, inner)
+  float* bias_sums;        // (chunks, channels)
+};
+
+// Through norm, activation, depthwise step and residual: gy -> gradient of x, the kernels', the bias's.
+struct DepthwiseBackward {
+  int64_t dtype, act, images, height, width, channels, kernel, groups;
+  int64_t pad_top, pad_left;
+  const void *gy, *u;
+  const float *mean, *rstd, *scale, *mean_g, *mean_gx;
+  const void* x;
+  const float* weight;     // (kernel * kernel, channels)
+  void* gx;
+  const void* before_u;    // the step before's act() input, or null
+  const float *before_mean, *before_rstd;
+  float* before_sums;      // (images, 2, channels): of gx and gx * xhat of the norm before
+  float* weight_sums;      // (groups, kernel * kernel, channels)
+  float* bias_sums;        // (groups, channels)
+};
+
+// Statistics of a norm from partial sums; running averages are updated as PyTorch does.
+struct FinishNorm {
+  int64_t chunks, channels, count;
+  const float *sums, *reference, *weight, *bias;
+  double eps;
+  float *mean, *rstd, *scale, *shift, *variance;  // variance: unbiased
+};
+
+// out (size) = sum over parts of in (parts, size), in order.
+struct AddUp {
+  int64_t parts, size;
+  const float* in;
+  float* out;
+};
+
+// Patches (channels innermost, padded with zeros to `inner`) times weights: u = W patch + bias.
+struct StemForward {
+  int64_t dtype, act, images, height, width, in_channels, patch, inner, channels, chunk;
+  int64_t stride_image, stride_channel, stride_row, stride_column;  // of the picture, in floats
+  const float* pictures;
+  const void* weight;
+  const float* bias;
+  void* out;               // u or norm(act(u))
+  const float *scale, *shift;
+  const float* reference;
+  float* sums;
+};
+
+struct StemBackward {
+  int64_t dtype, act, images, height, width, in_channels, patch, inner, channels, chunk, groups;
+  int64_t stride_image, stride_channel, stride_row, stride_column;
+  const float* pictures;
+  const void *g, *u;
+  const float *mean, *rstd, *scale, *mean_g, *mean_gx;
+  float* weight_sums;      // (groups, channels, inner)
+  float* bias_sums;        // (chunks, channels)
+};
+
+}  // extern "C"

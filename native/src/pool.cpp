@@ -1,0 +1,108 @@
+#include "pool.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <vector>
+
+namespace {
+
+struct Job {
+  Task task = {};
+  int64_t count = 0;
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task.call(task.known, i);
+  }
+};
+
+// Lives as long as the process: its threads wait in it, and are ended with the process.
+struct Pool {
+  std::mutex caller;  // one parallel_for at a time
+  std::mutex mutex;
+  std::condition_variable wake, done;
+  Job job;
+  int64_t round = 0;
+  int helpers_wanted = 0, helpers_taken = 0, busy = 0;
+  int threads = 0;
+  pid_t owner = getpid();
+
+  void helper() {
+    int64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) {
+      wake.wait(lock, [&] { return round != seen && helpers_taken < helpers_wanted; });
+      seen = round;
+      ++helpers_taken;
+      ++busy;
+      lock.unlock();
+      job.work();
+      lock.lock();
+      if (--busy == 0) done.notify_all();
+    }
+  }
+
+  void run(int64_t count, int wanted, Task task) {
+    std::lock_guard<std::mutex> one(caller);
+    std::unique_lock<std::mutex> lock(mutex);
+    for (; threads < wanted - 1; ++threads) std::thread([this] { helper(); }).detach();
+    job.task = task;
+    job.count = count;
+    job.next.store(0, std::memory_order_relaxed);
+    helpers_wanted = wanted - 1;
+    helpers_taken = 0;
+    ++round;
+    lock.unlock();
+    wake.notify_all();
+    job.work();
+    lock.lock();
+    helpers_wanted = 0;  // who has not woken by now finds nothing to do
+    done.wait(lock, [&] { return busy == 0; });
+  }
+};
+
+Pool* pool() {
+  static std::mutex guard;
+  static Pool* current = new Pool;
+  std::lock_guard<std::mutex> lock(guard);
+  if (current->owner != getpid()) current = new Pool;  // after fork: the parent's threads are not here
+  return current;
+}
+
+struct Scratch {
+  static constexpr int slots = 8;
+  void* memory[slots] = {};
+  int64_t sizes[slots] = {};
+  ~Scratch() {
+    for (void* each : memory) std::free(each);
+  }
+};
+
+}  // namespace
+
+void parallel_for(int64_t count, int threads, Task task) {
+  if (threads > count) threads = (int)count;
+  if (threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) task.call(task.known, i);
+    return;
+  }
+  pool()->run(count, threads, task);
+}
+
+void* scratch(int slot, int64_t bytes) {
+  thread_local Scratch own;
+  if (own.sizes[slot] < bytes) {
+    std::free(own.memory[slot]);
+    int64_t rounded = (bytes + 4095) / 4096 * 4096;
+    own.memory[slot] = std::aligned_alloc(64, rounded);
+    own.sizes[slot] = own.memory[slot] ? rounded : 0;
+    if (!own.memory[slot]) throw std::bad_alloc();
+  }
+  return own.memory[slot];
+}

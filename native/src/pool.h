@@ -1,0 +1,23 @@
+// Threads that wait for work. Which thread takes which task changes nothing: every task writes its own memory.
+#pragma once
+#include <cstdint>
+
+// A function and what it knows, without templates of the standard library: code compiled for one instruction set must not
+// be what another one links.
+struct Task {
+  void (*call)(const void* known, int64_t index);
+  const void* known;
+};
+
+template <class F>
+static inline Task task_of(const F& f) {
+  return Task{[](const void* known, int64_t index) { (*(const F*)known)(index); }, &f};
+}
+
+// Runs task 0 ... count - 1 on up to `threads` threads, the caller's included; returns when all are done.
+// One caller at a time; a second waits. A child made by fork has no threads and starts its own.
+void parallel_for(int64_t count, int threads, Task task);
+
+// Memory of the calling thread, 64-byte aligned, at least `bytes` long, contents undefined; valid until the next call
+// with the same slot on this thread.
+void* scratch(int slot, int64_t bytes);

@@ -1,0 +1,23 @@
+// What every instruction set offers.
+#pragma once
+#include <cstdint>
+
+#include "passes.h"
+
+struct Table {
+  void (*depthwise_forward)(const DepthwiseForward&, int threads);
+  void (*pointwise_forward)(const PointwiseForward&, int threads);
+  void (*normalise)(const Normalise&, int threads);
+  void (*stem_forward)(const StemForward&, int threads);
+  void (*gradient_sums)(const GradientSums&, int threads);
+  void (*pointwise_backward)(const PointwiseBackward&, int threads);
+  void (*depthwise_backward)(const DepthwiseBackward&, int threads);
+  void (*stem_backward)(const StemBackward&, int threads);
+  int64_t (*packed_bytes)(int64_t dtype, int64_t inner, int64_t columns);
+  void (*pack)(int64_t dtype, const float* weights, int64_t inner_stride, int64_t column_stride, int64_t inner,
+               int64_t columns, void* packed);
+};
+
+const Table* avx2_table();
+const Table* avx512_table();
+const Table* avx512_bf16_table();

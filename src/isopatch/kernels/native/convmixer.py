@@ -1,0 +1,337 @@
+"""The run of ConvMixer blocks in native passes, forward and backward.
+
+A block is y = x + norm(act(depthwise(x))), x' = norm(act(W y)) (Trockman and Kolter, arXiv 2201.09792, section 2).
+Batch statistics cut it into four passes: after each activation all places must have been seen. A pass reads what
+the one before it wrote, applies the norm on the way in, and writes the next activation's input u: so each block
+keeps x, u1 and u2 in the storage type and nothing else.
+B pictures, N places, C channels, padded to a multiple of 32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from isopatch.kernels.native import norms
+from isopatch.kernels.native.library import NativeLibrary, dtype_number
+from isopatch.kernels.native.norms import Norm, pad_last, padded
+from isopatch.models.convmixer import ConvMixerBlock
+from isopatch.nn.layout import Grid
+
+CHUNK = 192  # rows (places of all pictures) of one partial sum
+WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
+
+
+@dataclass
+class Shape:
+    """What every pass is told."""
+
+    images: int
+    grid: Grid
+    channels: int
+    dtype: torch.dtype
+
+    @property
+    def rows(self) -> int:
+        """Places of all pictures."""
+        return self.images * self.grid[0] * self.grid[1]
+
+    @property
+    def chunks(self) -> int:
+        """Partial sums over the rows."""
+        return -(-self.rows // CHUNK)
+
+    def empty(self) -> Tensor:
+        """Memory for one activation (B, N, C)."""
+        return torch.empty(self.images, self.grid[0] * self.grid[1], self.channels, dtype=self.dtype)
+
+    def rowwise(self, act: int) -> dict[str, Any]:
+        """The members that passes over rows share."""
+        return {"dtype": dtype_number(self.dtype), "act": act, "rows": self.rows, "chunk": CHUNK}
+
+    def mapwise(self, act: int, kernel: int) -> dict[str, Any]:
+        """The members that passes over maps share."""
+        return {
+            "dtype": dtype_number(self.dtype),
+            "act": act,
+            "images": self.images,
+            "height": self.grid[0],
+            "width": self.grid[1],
+            "channels": self.channels,
+            "kernel": kernel,
+            "pad_top": (kernel - 1) // 2,
+            "pad_left": (kernel - 1) // 2,
+        }
+
+
+def activation_number(activation: nn.Module) -> int | None:
+    """The C interface's number of an activation; None for one it does not have."""
+    if type(activation) is nn.GELU and activation.approximate == "none":
+        return 0
+    return 1 if type(activation) is nn.ReLU else None
+
+
+@dataclass
+class Weights:
+    """A block's convolutions as the passes read them. taps: (k * k, C). matrix, turned: packed."""
+
+    act: int
+    kernel: int
+    taps: Tensor
+    depthwise_bias: Tensor
+    matrix: Tensor
+    pointwise_bias: Tensor
+    turned: Tensor | None  # for the gradient of the 1x1 step's input
+
+
+def weights_of(lib: NativeLibrary, block: ConvMixerBlock, dtype: torch.dtype, *, backward: bool) -> Weights:
+    """Lay a block's weights out."""
+    dim = block.pointwise.out_channels
+    size, kernel = padded(dim), block.depthwise.kernel_size[0]
+    assert block.depthwise.bias is not None and block.pointwise.bias is not None
+    taps = pad_last(block.depthwise.weight.detach().reshape(dim, kernel * kernel).t(), size)
+    matrix = block.pointwise.weight.detach().float().reshape(dim, dim)
+    matrix = F.pad(matrix, (0, size - dim, 0, size - dim)).contiguous()
+    act = activation_number(block.activation)
+    assert act is not None
+    return Weights(
+        act,
+        kernel,
+        taps,
+        pad_last(block.depthwise.bias, size),
+        lib.pack(matrix, dtype),
+        pad_last(block.pointwise.bias, size),
+        lib.pack(matrix.t(), dtype) if backward else None,
+    )
+
+
+@dataclass
+class Kept:
+    """What a block's backward pass reads."""
+
+    weights: Weights
+    x: Tensor
+    u1: Tensor
+    norm1: Norm
+    u2: Tensor
+    norm2: Norm
+
+
+@dataclass
+class Fixed:
+    """A block for inference: weights, and both norms by their running statistics."""
+
+    weights: Weights
+    norm1: Norm
+    norm2: Norm
+
+
+def infer(lib: NativeLibrary, shape: Shape, x: Tensor, blocks: list[Fixed]) -> Tensor:
+    """Run blocks whose norms are fixed: two passes each, both norms applied where their input is made."""
+    for block in blocks:
+        w = block.weights
+        y, out = shape.empty(), shape.empty()
+        lib.call(
+            "depthwise_forward",
+            **shape.mapwise(w.act, w.kernel),
+            in_=x,
+            weight=w.taps,
+            bias=w.depthwise_bias,
+            out=y,
+            scale=block.norm1.scale,
+            shift=block.norm1.shift,
+        )
+        lib.call(
+            "pointwise_forward",
+            **shape.rowwise(w.act),
+            inner=shape.channels,
+            channels=shape.channels,
+            x=y,
+            weight=w.matrix,
+            bias=w.pointwise_bias,
+            out=out,
+            scale=block.norm2.scale,
+            shift=block.norm2.shift,
+        )
+        x = out
+    return x
+
+
+def forward(
+    lib: NativeLibrary, shape: Shape, x: Tensor, blocks: list[ConvMixerBlock]
+) -> tuple[Tensor, list[Kept]]:
+    """Run blocks whose norms take the batch's statistics (or whose gradients are wanted)."""
+    kept: list[Kept] = []
+    for block in blocks:
+        w = weights_of(lib, block, shape.dtype, backward=True)
+        before = kept[-1] if kept else None
+        here = x if before is None else shape.empty()
+        u1, u2 = shape.empty(), shape.empty()
+        found = _statistics(block.depthwise_norm, shape.images)
+        lib.call(
+            "depthwise_forward",
+            **shape.mapwise(w.act, w.kernel),
+            in_=x if before is None else before.u2,
+            in_scale=before and before.norm2.scale,
+            in_shift=before and before.norm2.shift,
+            x=None if before is None else here,
+            weight=w.taps,
+            bias=w.depthwise_bias,
+            out=u1,
+            reference=found and found.reference,
+            sums=found and found.sums,
+        )
+        norm1 = _norm(lib, block.depthwise_norm, found, shape.rows)
+        found = _statistics(block.pointwise_norm, shape.chunks)
+        lib.call(
+            "pointwise_forward",
+            **shape.rowwise(w.act),
+            inner=shape.channels,
+            channels=shape.channels,
+            x=here,
+            u1=u1,
+            scale1=norm1.scale,
+            shift1=norm1.shift,
+            weight=w.matrix,
+            bias=w.pointwise_bias,
+            out=u2,
+            reference=found and found.reference,
+            sums=found and found.sums,
+        )
+        norm2 = _norm(lib, block.pointwise_norm, found, shape.rows)
+        kept.append(Kept(w, here, u1, norm1, u2, norm2))
+    last = kept[-1]
+    out = shape.empty()
+    lib.call(
+        "normalise",
+        **shape.rowwise(last.weights.act),
+        channels=shape.channels,
+        u=last.u2,
+        scale=last.norm2.scale,
+        shift=last.norm2.shift,
+        x=out,
+    )
+    return out, kept
+
+
+def _statistics(norm: nn.BatchNorm2d, parts: int) -> norms.Statistics | None:
+    return norms.statistics(norm, parts) if norms.uses_batch(norm) else None
+
+
+def _norm(lib: NativeLibrary, norm: nn.BatchNorm2d, found: norms.Statistics | None, count: int) -> Norm:
+    return norms.fixed(norm) if found is None else norms.finish(lib, norm, found, count)
+
+
+@dataclass
+class Gradients:
+    """Of one block's parameters, channels padded, in the order of `ConvMixerBlock`'s parameters."""
+
+    depthwise_weight: Tensor  # (k * k, C)
+    depthwise_bias: Tensor
+    depthwise_norm: norms.NormGradient
+    pointwise_weight: Tensor  # (C out, C in)
+    pointwise_bias: Tensor
+    pointwise_norm: norms.NormGradient
+
+    def of_parameters(self, dim: int, kernel: int) -> list[Tensor]:
+        """In the shapes of the plain module's parameters."""
+        taps = self.depthwise_weight[:, :dim].t().reshape(dim, 1, kernel, kernel)
+        matrix = self.pointwise_weight[:dim, :dim].reshape(dim, dim, 1, 1)
+        vectors = (
+            self.depthwise_bias,
+            self.depthwise_norm.weight,
+            self.depthwise_norm.bias,
+            self.pointwise_bias,
+            self.pointwise_norm.weight,
+            self.pointwise_norm.bias,
+        )
+        dw_bias, dw_gain, dw_shift, pw_bias, pw_gain, pw_shift = (each[:dim] for each in vectors)
+        return [taps, dw_bias, dw_gain, dw_shift, matrix, pw_bias, pw_gain, pw_shift]
+
+
+def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> tuple[Tensor, list[Gradients]]:
+    """From the gradient of the last block's output to that of the first one's input, and every parameter's."""
+    last = kept[-1]
+    size, count = shape.channels, shape.rows
+    sums = torch.empty(shape.chunks, 2, size)
+    lib.call(
+        "gradient_sums",
+        **shape.rowwise(last.weights.act),
+        channels=size,
+        g=g,
+        u=last.u2,
+        mean=last.norm2.mean,
+        rstd=last.norm2.rstd,
+        sums=sums,
+    )
+    found: list[Gradients] = []
+    for index in reversed(range(len(kept))):
+        here = kept[index]
+        before = kept[index - 1] if index else None
+        w = here.weights
+        norm2 = norms.finish_gradient(lib, here.norm2, sums, count)
+        gy, sums = shape.empty(), torch.empty(shape.chunks, 2, size)
+        groups = max(1, min(shape.chunks, 16, WEIGHT_SUMS // (4 * size * size)))
+        matrix = torch.empty(groups, size, size)
+        pointwise_bias = torch.empty(shape.chunks, size)
+        lib.call(
+            "pointwise_backward",
+            **shape.rowwise(w.act),
+            inner=size,
+            channels=size,
+            groups=groups,
+            g=g,
+            u=here.u2,
+            **_through(here.norm2, norm2),
+            x=here.x,
+            u1=here.u1,
+            mean1=here.norm1.mean,
+            rstd1=here.norm1.rstd,
+            scale1=here.norm1.scale,
+            shift1=here.norm1.shift,
+            weight=w.turned,
+            gy=gy,
+            sums=sums,
+            weight_sums=matrix,
+            bias_sums=pointwise_bias,
+        )
+        norm1 = norms.finish_gradient(lib, here.norm1, sums, count)
+        groups = min(shape.images, 8)
+        taps, depthwise_bias = torch.empty(groups, w.kernel**2, size), torch.empty(groups, size)
+        g, sums = shape.empty(), torch.empty(shape.images, 2, size)
+        lib.call(
+            "depthwise_backward",
+            **shape.mapwise(w.act, w.kernel),
+            groups=groups,
+            gy=gy,
+            u=here.u1,
+            **_through(here.norm1, norm1),
+            x=here.x,
+            weight=w.taps,
+            gx=g,
+            before_u=before and before.u2,
+            before_mean=before and before.norm2.mean,
+            before_rstd=before and before.norm2.rstd,
+            before_sums=before and sums,
+            weight_sums=taps,
+            bias_sums=depthwise_bias,
+        )
+        parts = (taps, depthwise_bias, matrix, pointwise_bias)
+        dw, dw_bias, pw, pw_bias = (norms.add_up(lib, each) for each in parts)
+        found.append(Gradients(dw, dw_bias, norm1, pw, pw_bias, norm2))
+    return g, found[::-1]
+
+
+def _through(norm: Norm, gradient: norms.NormGradient) -> dict[str, Tensor]:
+    return {
+        "mean": norm.mean,
+        "rstd": norm.rstd,
+        "scale": norm.scale,
+        "mean_g": gradient.mean_g,
+        "mean_gx": gradient.mean_gx,
+    }

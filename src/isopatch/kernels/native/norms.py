@@ -1,0 +1,127 @@
+"""BatchNorm's part in the native passes: statistics, running averages, and what the backward pass needs.
+
+C channels, padded to a multiple of 32 with channels that are zero everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from isopatch.kernels.native.library import NativeLibrary
+
+LANES = 32  # channels are padded to multiples of this
+
+
+def padded(channels: int) -> int:
+    """Channels with padding."""
+    return -(-channels // LANES) * LANES
+
+
+def pad_last(vector: Tensor, size: int) -> Tensor:
+    """Return float32 with zeros up to `size` along the last axis, contiguous."""
+    return F.pad(vector.detach().float(), (0, size - vector.shape[-1])).contiguous()
+
+
+@dataclass
+class Norm:
+    """One BatchNorm during one pass: xhat = (a - mean) rstd, y = scale a + shift; vectors (C,).
+
+    frozen: mean and variance are the running ones, and constants for the gradient.
+    """
+
+    mean: Tensor
+    rstd: Tensor
+    scale: Tensor
+    shift: Tensor
+    frozen: bool
+
+
+@dataclass
+class Statistics:
+    """Where a pass adds up what a norm's mean and variance come from. sums: (parts, 2, C)."""
+
+    reference: Tensor
+    sums: Tensor
+
+
+def uses_batch(norm: nn.BatchNorm2d) -> bool:
+    """Whether it normalises by the batch's own statistics."""
+    return norm.training or norm.running_mean is None
+
+
+def fixed(norm: nn.BatchNorm2d) -> Norm:
+    """The norm as its running statistics make it."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    size = padded(norm.num_features)
+    rstd = (norm.running_var.detach().double() + norm.eps).rsqrt()
+    scale = norm.weight.detach().double() * rstd
+    shift = norm.bias.detach().double() - norm.running_mean.double() * scale
+    parts = (norm.running_mean, rstd, scale, shift)
+    return Norm(*(pad_last(part, size) for part in parts), frozen=True)
+
+
+def statistics(norm: nn.BatchNorm2d, parts: int) -> Statistics:
+    """Make room for partial sums; the running mean is subtracted first, against cancellation."""
+    size = padded(norm.num_features)
+    near = torch.zeros(norm.num_features) if norm.running_mean is None else norm.running_mean
+    return Statistics(pad_last(near, size).clone(), torch.empty(parts, 2, size))
+
+
+def finish(lib: NativeLibrary, norm: nn.BatchNorm2d, found: Statistics, count: int) -> Norm:
+    """Turn partial sums over `count` places into the norm; update the running statistics as PyTorch does."""
+    size = found.reference.shape[0]
+    mean, rstd, scale, shift, variance = (torch.empty(size) for _ in range(5))
+    lib.call(
+        "finish_norm",
+        chunks=found.sums.shape[0],
+        channels=size,
+        count=count,
+        sums=found.sums,
+        reference=found.reference,
+        weight=pad_last(norm.weight, size),
+        bias=pad_last(norm.bias, size),
+        eps=norm.eps,
+        mean=mean,
+        rstd=rstd,
+        scale=scale,
+        shift=shift,
+        variance=variance,
+    )
+    if norm.training and norm.running_mean is not None and norm.running_var is not None:
+        assert norm.num_batches_tracked is not None
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
+                running.mul_(1 - rate).add_(now[: norm.num_features], alpha=rate)
+    return Norm(mean, rstd, scale, shift, frozen=False)
+
+
+@dataclass
+class NormGradient:
+    """What the backward pass knows of a norm: means of g and of g xhat over all places, and their sums."""
+
+    mean_g: Tensor
+    mean_gx: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def finish_gradient(lib: NativeLibrary, norm: Norm, sums: Tensor, count: int) -> NormGradient:
+    """From partial sums (parts, 2, C) of g and g xhat to the gradients of weight and bias, and the means."""
+    total = add_up(lib, sums)
+    bias, weight = total[0], total[1]
+    if norm.frozen:
+        return NormGradient(torch.zeros_like(bias), torch.zeros_like(bias), weight, bias)
+    return NormGradient(bias / count, weight / count, weight, bias)
+
+
+def add_up(lib: NativeLibrary, parts: Tensor) -> Tensor:
+    """Sum over the first axis in a fixed order, in double."""
+    out = torch.empty(parts.shape[1:])
+    lib.call("add_up", parts=parts.shape[0], size=out.numel(), in_=parts, out=out)
+    return out
