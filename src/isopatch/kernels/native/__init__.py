@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from isopatch.kernels.native import convmixer_blocks
+from isopatch.kernels.native import convmixer_blocks, stem
 from isopatch.kernels.native.library import library
 from isopatch.kernels.twin import Maker
 
@@ -25,4 +25,4 @@ def gains_from_bf16() -> bool:
 
 def makers() -> Sequence[Maker]:
     """Return one maker per kind of module."""
-    return (convmixer_blocks.make,)
+    return (convmixer_blocks.make, stem.make)

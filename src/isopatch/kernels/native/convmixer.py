@@ -1,79 +1,27 @@
 """The run of ConvMixer blocks in native passes, forward and backward.
 
-A block is y = x + norm(act(depthwise(x))), x' = norm(act(W y)) (Trockman and Kolter, arXiv 2201.09792, section 2).
-Batch statistics cut it into four passes: after each activation all places must have been seen. A pass reads what
-the one before it wrote, applies the norm on the way in, and writes the next activation's input u: so each block
-keeps x, u1 and u2 in the storage type and nothing else.
+A block is y = x + norm(act(depthwise(x))), x' = norm(act(W y)) (Trockman and Kolter, arXiv 2201.09792,
+section 2). Batch statistics cut it into passes: behind each activation all places must have been seen. A pass
+reads what the one before it wrote, applies the norm on the way in, and writes the next activation's input u.
+A block keeps x, u1 and u2 in the storage type, and nothing else, for its backward pass.
 B pictures, N places, C channels, padded to a multiple of 32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from isopatch.kernels.native import norms
-from isopatch.kernels.native.library import NativeLibrary, dtype_number
+from isopatch.kernels.native.library import NativeLibrary
 from isopatch.kernels.native.norms import Norm, pad_last, padded
+from isopatch.kernels.native.shape import Shape, activation_number
 from isopatch.models.convmixer import ConvMixerBlock
-from isopatch.nn.layout import Grid
 
-CHUNK = 192  # rows (places of all pictures) of one partial sum
 WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
-
-
-@dataclass
-class Shape:
-    """What every pass is told."""
-
-    images: int
-    grid: Grid
-    channels: int
-    dtype: torch.dtype
-
-    @property
-    def rows(self) -> int:
-        """Places of all pictures."""
-        return self.images * self.grid[0] * self.grid[1]
-
-    @property
-    def chunks(self) -> int:
-        """Partial sums over the rows."""
-        return -(-self.rows // CHUNK)
-
-    def empty(self) -> Tensor:
-        """Memory for one activation (B, N, C)."""
-        return torch.empty(self.images, self.grid[0] * self.grid[1], self.channels, dtype=self.dtype)
-
-    def rowwise(self, act: int) -> dict[str, Any]:
-        """The members that passes over rows share."""
-        return {"dtype": dtype_number(self.dtype), "act": act, "rows": self.rows, "chunk": CHUNK}
-
-    def mapwise(self, act: int, kernel: int) -> dict[str, Any]:
-        """The members that passes over maps share."""
-        return {
-            "dtype": dtype_number(self.dtype),
-            "act": act,
-            "images": self.images,
-            "height": self.grid[0],
-            "width": self.grid[1],
-            "channels": self.channels,
-            "kernel": kernel,
-            "pad_top": (kernel - 1) // 2,
-            "pad_left": (kernel - 1) // 2,
-        }
-
-
-def activation_number(activation: nn.Module) -> int | None:
-    """The C interface's number of an activation; None for one it does not have."""
-    if type(activation) is nn.GELU and activation.approximate == "none":
-        return 0
-    return 1 if type(activation) is nn.ReLU else None
 
 
 @dataclass
@@ -255,7 +203,7 @@ class Gradients:
 
 
 def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> tuple[Tensor, list[Gradients]]:
-    """From the gradient of the last block's output to that of the first one's input, and every parameter's."""
+    """From the gradient of the last block's output to those of the first one's input and every parameter."""
     last = kept[-1]
     size, count = shape.channels, shape.rows
     sums = torch.empty(shape.chunks, 2, size)

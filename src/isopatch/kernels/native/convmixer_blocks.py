@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,8 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from isopatch.kernels.native import convmixer, norms
-from isopatch.kernels.native.convmixer import Fixed, Kept, Shape
-from isopatch.kernels.native.library import NativeLibrary, library
+from isopatch.kernels.native.convmixer import Fixed, Kept
+from isopatch.kernels.native.library import NativeLibrary, loaded
+from isopatch.kernels.native.shape import Shape, activation_number
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
@@ -30,16 +32,14 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
         reason = _unfit(block)
         if reason is not None:
             return Unfit(reason)
-    lib = library()
-    assert isinstance(lib, NativeLibrary), lib
-    return NativeConvMixerBlocks(module, precision, lib)
+    return NativeConvMixerBlocks(module, precision, loaded())
 
 
 def _unfit(block: ConvMixerBlock) -> str | None:
     kernel = block.depthwise.kernel_size[0]
     if kernel > LARGEST_KERNEL:
         return f"kernel_size {kernel} is larger than {LARGEST_KERNEL}"
-    if convmixer.activation_number(block.activation) is None:
+    if activation_number(block.activation) is None:
         return f"the activation {block.activation} is neither exact GELU nor ReLU"
     for norm in (block.depthwise_norm, block.pointwise_norm):
         if type(norm) is not nn.BatchNorm2d or not norm.affine:
@@ -85,16 +85,16 @@ class NativeConvMixerBlocks(Blocks):
 
     def _run(self, tokens: Tensor, shape: Shape) -> Tensor:
         parameters = [parameter for block in self for parameter in ordered(cast(ConvMixerBlock, block))]
-        lib = _library()
+        lib = loaded()
         if torch.is_grad_enabled() and (tokens.requires_grad or any(p.requires_grad for p in parameters)):
-            out: Tensor = _ConvMixerRun.apply(tokens, shape, self, *parameters)
+            out: Tensor = _ConvMixerRun.apply(tokens, shape, self, *parameters)  # type: ignore[no-untyped-call]
             return out
         blocks = cast("list[ConvMixerBlock]", list(self))
         if any(norms.uses_batch(norm) for block in blocks for norm in _norms(block)):
             return convmixer.forward(lib, shape, tokens, blocks)[0]
         return convmixer.infer(lib, shape, tokens, self._laid_out(lib, parameters))
 
-    def _laid_out(self, lib: NativeLibrary, parameters: list[Tensor]) -> list[Fixed]:
+    def _laid_out(self, lib: NativeLibrary, parameters: Sequence[Tensor]) -> list[Fixed]:
         """Weights and norms for inference, made once and again when any of them changed."""
         versions = [(t.data_ptr(), t._version) for t in (*parameters, *self.buffers())]
         key = (lib.instructions, versions)
@@ -122,12 +122,6 @@ def _norms(block: ConvMixerBlock) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
     return block.depthwise_norm, block.pointwise_norm
 
 
-def _library() -> NativeLibrary:
-    lib = library()
-    assert isinstance(lib, NativeLibrary), lib
-    return lib
-
-
 class _ConvMixerRun(torch.autograd.Function):
     """All blocks as one step of autograd: tokens and every parameter -> tokens."""
 
@@ -135,7 +129,7 @@ class _ConvMixerRun(torch.autograd.Function):
     def forward(ctx: Any, tokens: Tensor, shape: Shape, twin: NativeConvMixerBlocks, *_: Tensor) -> Tensor:
         """Run; keep three activations a block."""
         blocks = cast("list[ConvMixerBlock]", list(twin))
-        out, ctx.kept = convmixer.forward(_library(), shape, tokens, blocks)
+        out, ctx.kept = convmixer.forward(loaded(), shape, tokens, blocks)
         ctx.shape = shape
         ctx.dims = [(block.pointwise.out_channels, block.depthwise.kernel_size[0]) for block in blocks]
         return out
@@ -148,6 +142,6 @@ class _ConvMixerRun(torch.autograd.Function):
         if kept is None:
             raise RuntimeError("the native kernels go back once: their activations are freed by then")
         ctx.kept = None
-        tokens, found = convmixer.backward(_library(), ctx.shape, gradient.contiguous(), kept)
+        tokens, found = convmixer.backward(loaded(), ctx.shape, gradient.contiguous(), kept)
         flat = [g for each, dims in zip(found, ctx.dims, strict=True) for g in each.of_parameters(*dims)]
         return (tokens, None, None, *flat)

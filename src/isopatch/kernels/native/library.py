@@ -1,6 +1,6 @@
 """The compiled library: where it is, what it can do here, and calls into it.
 
-Its C interface is `native/src/passes.h`; `FIELDS` repeats the structs' members in order (a test compares them).
+Its C interface is `native/src/passes.h`; `FIELDS` repeats the structs' members in order, compared by a test.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PICTURES = (
     "stride_image stride_channel stride_row stride_column pictures "
 )
 FIELDS = {
-    "depthwise_forward": "dtype act images height width channels kernel pad_top pad_left in in_scale in_shift x "
-    "weight bias out scale shift reference sums",
-    "pointwise_forward": "dtype act rows inner channels chunk x u1 scale1 shift1 weight bias out scale shift "
-    "reference sums",
+    "depthwise_forward": "dtype act images height width channels kernel pad_top pad_left in in_scale "
+    "in_shift x weight bias out scale shift reference sums",
+    "pointwise_forward": "dtype act rows inner channels chunk x u1 scale1 shift1 weight bias out scale "
+    "shift reference sums",
     "normalise": "dtype act rows channels chunk u scale shift x",
     "gradient_sums": "dtype act rows channels chunk g u mean rstd sums",
-    "pointwise_backward": f"dtype act rows inner channels chunk groups g u {_NORM} x u1 mean1 rstd1 scale1 shift1 "
-    "weight gy sums weight_sums bias_sums",
+    "pointwise_backward": f"dtype act rows inner channels chunk groups g u {_NORM} x u1 mean1 rstd1 scale1 "
+    "shift1 weight gy sums weight_sums bias_sums",
     "depthwise_backward": "dtype act images height width channels kernel groups pad_top pad_left gy u "
     f"{_NORM} x weight gx before_u before_mean before_rstd before_sums weight_sums bias_sums",
     "finish_norm": "chunks channels count sums reference weight bias eps mean rstd scale shift variance",
@@ -81,7 +81,7 @@ class NativeLibrary:
             function(ctypes.byref(filled), ctypes.c_int(torch.get_num_threads()))
 
     def pack(self, matrix: Tensor, dtype: torch.dtype) -> Tensor:
-        """Pack a float matrix (columns, inner), of any strides, for products that read it; both multiples of 32."""
+        """Pack a float matrix (columns, inner) of any strides, both multiples of 32, for products."""
         columns, inner = matrix.shape
         assert matrix.dtype == torch.float32, matrix.dtype
         kind, integer = dtype_number(dtype), ctypes.c_int64
@@ -108,12 +108,19 @@ def library() -> NativeLibrary | str:
     if path is None:
         return "isopatch was installed without its native kernels, which need a C++ compiler at installation"
     try:
-        loaded = NativeLibrary(path)
+        found = NativeLibrary(path)
     except OSError as error:
         return f"the native kernels cannot be loaded ({error})"
-    if loaded.supported == "none":
+    if found.supported == "none":
         return "the native kernels need a CPU with AVX2 and FMA"
-    return loaded
+    return found
+
+
+def loaded() -> NativeLibrary:
+    """Return the library where it is known to be there."""
+    found = library()
+    assert isinstance(found, NativeLibrary), found
+    return found
 
 
 def find() -> Path | None:

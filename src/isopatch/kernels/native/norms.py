@@ -60,8 +60,8 @@ def fixed(norm: nn.BatchNorm2d) -> Norm:
     rstd = (norm.running_var.detach().double() + norm.eps).rsqrt()
     scale = norm.weight.detach().double() * rstd
     shift = norm.bias.detach().double() - norm.running_mean.double() * scale
-    parts = (norm.running_mean, rstd, scale, shift)
-    return Norm(*(pad_last(part, size) for part in parts), frozen=True)
+    mean, rstd, scale, shift = (pad_last(part, size) for part in (norm.running_mean, rstd, scale, shift))
+    return Norm(mean, rstd, scale, shift, frozen=True)
 
 
 def statistics(norm: nn.BatchNorm2d, parts: int) -> Statistics:

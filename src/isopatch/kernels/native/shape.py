@@ -1,0 +1,63 @@
+"""What every native pass is told: sizes, storage type, activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isopatch.kernels.native.library import dtype_number
+from isopatch.nn.layout import Grid
+
+CHUNK = 192  # rows (places of all pictures) of one partial sum
+
+
+@dataclass
+class Shape:
+    """What every pass is told."""
+
+    images: int
+    grid: Grid
+    channels: int
+    dtype: torch.dtype
+
+    @property
+    def rows(self) -> int:
+        """Places of all pictures."""
+        return self.images * self.grid[0] * self.grid[1]
+
+    @property
+    def chunks(self) -> int:
+        """Partial sums over the rows."""
+        return -(-self.rows // CHUNK)
+
+    def empty(self) -> Tensor:
+        """Memory for one activation (B, N, C)."""
+        return torch.empty(self.images, self.grid[0] * self.grid[1], self.channels, dtype=self.dtype)
+
+    def rowwise(self, act: int) -> dict[str, Any]:
+        """The members that passes over rows share."""
+        return {"dtype": dtype_number(self.dtype), "act": act, "rows": self.rows, "chunk": CHUNK}
+
+    def mapwise(self, act: int, kernel: int) -> dict[str, Any]:
+        """The members that passes over maps share."""
+        return {
+            "dtype": dtype_number(self.dtype),
+            "act": act,
+            "images": self.images,
+            "height": self.grid[0],
+            "width": self.grid[1],
+            "channels": self.channels,
+            "kernel": kernel,
+            "pad_top": (kernel - 1) // 2,
+            "pad_left": (kernel - 1) // 2,
+        }
+
+
+def activation_number(activation: nn.Module) -> int | None:
+    """The C interface's number of an activation; None for one it does not have."""
+    if type(activation) is nn.GELU and activation.approximate == "none":
+        return 0
+    return 1 if type(activation) is nn.ReLU else None
