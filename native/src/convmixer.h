@@ -5,20 +5,21 @@
 
 namespace NS {
 
+// One picture, channels [first, first + LANES).
 template <class T, Act A>
-static void depthwise_forward(const DepthwiseForward& d, int64_t task) {
-  const int64_t blocks = d.channels / LANES, image = task / blocks, first = task % blocks * LANES;
+static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t first) {
   const int64_t places = d.height * d.width, base = image * places * d.channels + first;
   const int kernel = (int)d.kernel;
-  Plane plane = plane_for(d.height, d.width, kernel);
-  plane.memory = (float*)scratch(0, plane.bytes());
-  plane.clear();
+  const Plane plane = plane_for(0, d.height, d.width, kernel, d.pad_top, d.pad_left);
   const T* in = (const T*)d.in + base;
-  T* x = d.in_scale ? (T*)d.x + base : nullptr;
+  T *x = d.in_scale ? (T*)d.x + base : nullptr, *out = (T*)d.out + base;
   for (int64_t row = 0; row < d.height; ++row)
     for (int64_t column = 0; column < d.width; ++column) {
       float* to = plane.at(row + d.pad_top, column + d.pad_left);
       const int64_t at = (row * d.width + column) * d.channels;
+      soon(in + at + LANES);
+      soon_written(out + at);
+      if (x) soon_written(x + at + LANES);
       for (int c = 0; c < LANES; c += W) {
         V value = load(in + at + c);
         if (x) {
@@ -31,7 +32,6 @@ static void depthwise_forward(const DepthwiseForward& d, int64_t task) {
     }
   V sum[LANES / W], square[LANES / W];
   for (int v = 0; v < LANES / W; ++v) sum[v] = square[v] = zero();
-  T* out = (T*)d.out + base;
   convolve(plane, d.height, d.width, kernel, d.weight + first, d.channels,
            [&](int64_t row, int64_t column, int count, const float* found) {
              for (int v = 0; v < LANES / W; ++v) {
@@ -65,6 +65,17 @@ static void depthwise_forward(const DepthwiseForward& d, int64_t task) {
       store(to, sum[v]);
       store(to + d.channels, square[v]);
     }
+}
+
+// Channel blocks of a picture one after another share its cache lines; with few pictures they are tasks of their own.
+template <class T, Act A>
+static void depthwise_picture(const DepthwiseForward& d, int64_t image) {
+  for (int64_t first = 0; first < d.channels; first += LANES) depthwise_block<T, A>(d, image, first);
+}
+template <class T, Act A>
+static void depthwise_piece(const DepthwiseForward& d, int64_t task) {
+  const int64_t blocks = d.channels / LANES;
+  depthwise_block<T, A>(d, task / blocks, task % blocks * LANES);
 }
 
 // Where the rows of a 1x1 product come from is the only difference between the 1x1 step and the stem: `fill` writes

@@ -131,6 +131,8 @@ static void stem_backward(const StemBackward& s, int64_t group) {
   }
 }
 
+constexpr int64_t AHEAD = 12;  // places that reads are asked for ahead
+
 template <class T, Act A>
 static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
   const int64_t blocks = d.channels / LANES, group = task / blocks, channel = task % blocks * LANES;
@@ -138,11 +140,8 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
   const int kernel = (int)d.kernel;
   // The input's gradient is the convolution of the output's with the kernel turned by half a turn, borders swapped.
   const int64_t top = kernel - 1 - d.pad_top, left = kernel - 1 - d.pad_left;
-  Plane gradient = plane_for(d.height, d.width, kernel), input = gradient;
-  gradient.memory = (float*)scratch(0, gradient.bytes());
-  input.memory = (float*)scratch(1, input.bytes());
-  gradient.clear();
-  input.clear();
+  const Plane gradient = plane_for(0, d.height, d.width, kernel, top, left);
+  const Plane input = plane_for(1, d.height, d.width, kernel, d.pad_top, d.pad_left);
   float* turned = (float*)scratch(2, taps * LANES * (int64_t)sizeof(float));
   for (int64_t tap = 0; tap < taps; ++tap)
     std::memcpy(turned + tap * LANES, d.weight + (taps - 1 - tap) * d.channels + channel, LANES * sizeof(float));
@@ -155,25 +154,29 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
   for (int64_t image = first; image < last; ++image) {
     const int64_t base = image * places * d.channels + channel;
     const T *gy = (const T*)d.gy + base, *u = (const T*)d.u + base, *x = (const T*)d.x + base;
-    for (int c = 0; c < LANES; c += W) {
-      const V mean = load(d.mean + channel + c), rstd = load(d.rstd + channel + c);
-      const V scale = load(d.scale + channel + c), mean_g = load(d.mean_g + channel + c);
-      const V mean_gx = load(d.mean_gx + channel + c);
-      V sum = zero();
-      for (int64_t row = 0; row < d.height; ++row)
-        for (int64_t column = 0; column < d.width; ++column) {
-          const int64_t at = (row * d.width + column) * d.channels + c;
-          const V g = through_norm<T, A>(load(gy + at), load(u + at), mean, rstd, scale, mean_g, mean_gx);
-          store(gradient.at(row + top, column + left) + c, g);
-          store(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
-          sum = sum + g;
-        }
-      add(bias_sums + c, sum);
-    }
-    V sums[LANES / W], products[LANES / W];
-    for (int v = 0; v < LANES / W; ++v) sums[v] = products[v] = zero();
     T* gx = (T*)d.gx + base;
     const T* before = d.before_u ? (const T*)d.before_u + base : nullptr;
+    for (int64_t row = 0; row < d.height; ++row)
+      for (int64_t column = 0; column < d.width; ++column) {
+        const int64_t place = (row * d.width + column) * d.channels;
+        const int64_t ahead = place + AHEAD * d.channels;
+        soon(gy + ahead);
+        soon(u + ahead);
+        soon(x + ahead);
+        soon_written(gx + place);
+        if (before) soon(before + place);
+        for (int c = 0; c < LANES; c += W) {
+          const int64_t at = place + c;
+          const V g = through_norm<T, A>(load(gy + at), load(u + at), load(d.mean + channel + c),
+                                         load(d.rstd + channel + c), load(d.scale + channel + c),
+                                         load(d.mean_g + channel + c), load(d.mean_gx + channel + c));
+          store(gradient.at(row + top, column + left) + c, g);
+          store(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
+          add(bias_sums + c, g);
+        }
+      }
+    V sums[LANES / W], products[LANES / W];
+    for (int v = 0; v < LANES / W; ++v) sums[v] = products[v] = zero();
     convolve(gradient, d.height, d.width, kernel, turned, LANES,
              [&](int64_t row, int64_t column, int count, const float* found) {
                for (int v = 0; v < LANES / W; ++v)

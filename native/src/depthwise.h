@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "isa.h"
+#include "pool.h"
 
 namespace NS {
 
@@ -23,15 +24,19 @@ struct Plane {
   float* memory;
 
   float* at(int64_t row, int64_t column) const { return memory + (row * columns + column) * LANES; }
-  int64_t bytes() const { return rows * columns * LANES * (int64_t)sizeof(float); }
-  void clear() const { std::memset(memory, 0, bytes()); }
 };
 
 static inline int segment_for(int64_t width) { return width <= SHORT ? SHORT : LONG; }
 
-static inline Plane plane_for(int64_t height, int64_t width, int64_t kernel) {
-  int64_t segment = segment_for(width), whole = (width + segment - 1) / segment * segment;
-  return Plane{height + kernel - 1, whole + kernel - 1, nullptr};
+// The calling thread's plane `slot` (0 or 1) for maps of this size; zero but for the map itself, which begins at
+// (top, left).
+static inline Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, int64_t top, int64_t left) {
+  const int64_t segment = segment_for(width), whole = (width + segment - 1) / segment * segment;
+  Plane plane{height + kernel - 1, whole + kernel - 1, nullptr};
+  const int64_t bytes = plane.rows * plane.columns * LANES * (int64_t)sizeof(float);
+  const int64_t layout = (((height << 16 | width) << 8 | kernel) << 8 | top) << 8 | left;
+  plane.memory = (float*)bordered(slot, bytes, layout);
+  return plane;
 }
 
 // Channels [0, W) of S places: taps of one kernel row in registers, every input vector used by all of them.

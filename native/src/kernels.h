@@ -20,7 +20,10 @@ namespace NS {
   } while (0)
 
 static void run_depthwise_forward(const DepthwiseForward& a, int threads) {
-  EACH_TASK(depthwise_forward, a, a.images * (a.channels / LANES), threads);
+  if (a.images >= 4 * threads)
+    EACH_TASK(depthwise_picture, a, a.images, threads);
+  else
+    EACH_TASK(depthwise_piece, a, a.images * (a.channels / LANES), threads);
 }
 static void run_pointwise_forward(const PointwiseForward& a, int threads) {
   EACH_TASK(pointwise_forward, a, chunks_of(a.rows, a.chunk), threads);

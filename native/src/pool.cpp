@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -76,9 +77,10 @@ Pool* pool() {
 }
 
 struct Scratch {
-  static constexpr int slots = 8;
-  void* memory[slots] = {};
-  int64_t sizes[slots] = {};
+  static constexpr int slots = 8, bordered_slots = 2;
+  void* memory[slots + bordered_slots] = {};
+  int64_t sizes[slots + bordered_slots] = {};
+  int64_t layouts[bordered_slots] = {};
   ~Scratch() {
     for (void* each : memory) std::free(each);
   }
@@ -95,8 +97,13 @@ void parallel_for(int64_t count, int threads, Task task) {
   pool()->run(count, threads, task);
 }
 
-void* scratch(int slot, int64_t bytes) {
+static Scratch& own_scratch() {
   thread_local Scratch own;
+  return own;
+}
+
+void* scratch(int slot, int64_t bytes) {
+  Scratch& own = own_scratch();
   if (own.sizes[slot] < bytes) {
     std::free(own.memory[slot]);
     int64_t rounded = (bytes + 4095) / 4096 * 4096;
@@ -105,4 +112,13 @@ void* scratch(int slot, int64_t bytes) {
     if (!own.memory[slot]) throw std::bad_alloc();
   }
   return own.memory[slot];
+}
+
+void* bordered(int slot, int64_t bytes, int64_t layout) {
+  Scratch& own = own_scratch();
+  const bool grows = own.sizes[Scratch::slots + slot] < bytes;
+  void* memory = scratch(Scratch::slots + slot, bytes);
+  if (grows || own.layouts[slot] != layout) std::memset(memory, 0, bytes);
+  own.layouts[slot] = layout;
+  return memory;
 }

@@ -21,3 +21,7 @@ void parallel_for(int64_t count, int threads, Task task);
 // Memory of the calling thread, 64-byte aligned, at least `bytes` long, contents undefined; valid until the next call
 // with the same slot on this thread.
 void* scratch(int slot, int64_t bytes);
+
+// The same in slots of their own, for memory whose border stays zero: cleared when it is new or `layout` differs from the
+// last call's with this slot.
+void* bordered(int slot, int64_t bytes, int64_t layout);
