@@ -23,7 +23,9 @@ def as_map(tokens: Tensor, grid: Grid) -> Tensor:
             f"{tokens.shape[1]} tokens are not the {grid[0]} x {grid[1]} patches of a map: a convolution "
             f"over the grid cannot be combined with prefix tokens"
         )
-    return tokens.transpose(1, 2).view(tokens.shape[0], tokens.shape[2], grid[0], grid[1])
+    # Not transpose and view: of a single picture that makes a batch stride that PyTorch does not take for
+    # channels_last, and for which its BatchNorm returns wrong gradients (2.13, CPU).
+    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
 def as_tokens(feature_map: Tensor) -> Tensor:
@@ -31,4 +33,4 @@ def as_tokens(feature_map: Tensor) -> Tensor:
 
     A map in another memory format is copied once.
     """
-    return feature_map.flatten(2).transpose(1, 2).contiguous()
+    return feature_map.permute(0, 2, 3, 1).flatten(1, 2).contiguous()
