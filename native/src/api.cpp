@@ -1,4 +1,8 @@
 // The library's C interface: which instruction set, and every pass through it.
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdint>
 
@@ -7,8 +11,18 @@
 
 namespace {
 
-// In rising order; a CPU that has one has those before it.
-enum Isa { NONE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3 };
+// In rising order; a CPU that has one has those before it. AMX_EMULATED is AMX's code with its instructions in software,
+// for tests on CPUs without: it is never chosen by itself.
+enum Isa { NONE = 0, AVX2 = 1, AVX512 = 2, AVX512_BF16 = 3, AMX = 4, AMX_EMULATED = 5 };
+
+// The CPU has AMX's tiles and bf16 products, and the system lets this process use them.
+bool amx() {
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool cpu = (d >> 22 & 1) && (d >> 24 & 1);
+  constexpr int request_permission = 0x1023, tile_data = 18;  // Linux's arch_prctl
+  return cpu && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
 
 int supported() {
   __builtin_cpu_init();
@@ -17,13 +31,16 @@ int supported() {
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (!avx512) return AVX2;
-  return __builtin_cpu_supports("avx512bf16") ? AVX512_BF16 : AVX512;
+  if (!__builtin_cpu_supports("avx512bf16")) return AVX512;
+  return amx() ? AMX : AVX512_BF16;
 }
 
 int chosen = supported();
 
 const Table& table() {
   switch (chosen) {
+    case AMX: return *amx_table();
+    case AMX_EMULATED: return *amx_emulated_table();
     case AVX512_BF16: return *avx512_bf16_table();
     case AVX512: return *avx512_table();
     default: return *avx2_table();
@@ -43,6 +60,7 @@ EXPORT int isopatch_chosen() { return chosen; }
 // Returns what is chosen from now on: `isa`, or less where the CPU has less.
 EXPORT int isopatch_choose(int isa) {
   const int most = supported();
+  if (isa == AMX_EMULATED && most >= AVX512_BF16) return chosen = isa;
   return chosen = isa < most ? isa : most;
 }
 
@@ -67,15 +85,19 @@ PASS(stem_backward, StemBackward)
 
 EXPORT void isopatch_finish_norm(const FinishNorm* a) {
   for (int64_t c = 0; c < a->channels; ++c) {
-    double sum = 0, square = 0;
-    for (int64_t i = 0; i < a->chunks; ++i) {
-      sum += a->sums[i * 2 * a->channels + c];
-      square += a->sums[(i * 2 + 1) * a->channels + c];
+    double n = 0, mean = 0, squares = 0;  // squares: of the distances to the mean (Chan et al. 1979)
+    for (int64_t i = 0; i < a->parts; ++i) {
+      const float* part = a->sums + i * 3 * a->channels + c;
+      const int64_t left = a->count - i * a->each;
+      const double own = (double)(left < a->each ? left : a->each);
+      const double offset = part[a->channels] / own, apart = part[0] + offset - mean;
+      squares += part[2 * a->channels] - offset * part[a->channels] + apart * apart * n * own / (n + own);
+      mean += apart * own / (n + own);
+      n += own;
     }
-    const double n = (double)a->count, offset = sum / n;
-    double variance = square / n - offset * offset;
+    double variance = squares / n;
     if (variance < 0) variance = 0;  // by rounding; NaN stays NaN
-    const double mean = a->reference[c] + offset, rstd = 1 / std::sqrt(variance + a->eps);
+    const double rstd = 1 / std::sqrt(variance + a->eps);
     a->mean[c] = (float)mean;
     a->rstd[c] = (float)rstd;
     a->scale[c] = (float)(a->weight[c] * rstd);

@@ -30,19 +30,19 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
         store(to + c, value);
       }
     }
-  V sum[LANES / W], square[LANES / W];
-  for (int v = 0; v < LANES / W; ++v) sum[v] = square[v] = zero();
+  V origin[LANES / W], sum[LANES / W], square[LANES / W];
+  for (int v = 0; v < LANES / W; ++v) origin[v] = sum[v] = square[v] = zero();
   convolve(plane, d.height, d.width, kernel, d.weight + first, d.channels,
            [&](int64_t row, int64_t column, int count, const float* found) {
              for (int v = 0; v < LANES / W; ++v) {
                const int c = v * W;
                const V bias = load(d.bias + first + c);
                if (d.sums) {
-                 const V reference = load(d.reference + first + c);
+                 if (row == 0 && column == 0) origin[v] = activate<A, T>(stored<T>(load(found + c) + bias));
                  for (int i = 0; i < count; ++i) {
                    const V u = load(found + i * LANES + c) + bias;
                    store(out + (row * d.width + column + i) * d.channels + c, u);
-                   const V a = activate<A, T>(stored<T>(u)) - reference;
+                   const V a = activate<A, T>(stored<T>(u)) - origin[v];
                    sum[v] = sum[v] + a;
                    square[v] = fma(a, a, square[v]);
                  }
@@ -61,9 +61,10 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
            });
   if (d.sums)
     for (int v = 0; v < LANES / W; ++v) {
-      float* to = d.sums + image * 2 * d.channels + first + v * W;
-      store(to, sum[v]);
-      store(to + d.channels, square[v]);
+      float* to = d.sums + image * 3 * d.channels + first + v * W;
+      store(to, origin[v]);
+      store(to + d.channels, sum[v]);
+      store(to + 2 * d.channels, square[v]);
     }
 }
 
@@ -83,7 +84,7 @@ static void depthwise_piece(const DepthwiseForward& d, int64_t task) {
 template <class T, Act A, class Fill>
 static void product_forward(int64_t rows, int64_t inner, int64_t channels, int64_t chunk, int64_t task,
                             const void* weight, const float* bias, void* out_memory, const float* scale,
-                            const float* shift, const float* reference, float* sums, const Fill& fill) {
+                            const float* shift, float* sums, const Fill& fill) {
   using G = typename OperandOf<T>::type;
   constexpr int64_t BLOCK = 96;
   const int64_t first = task * chunk, last = least(rows, first + chunk);
@@ -91,8 +92,8 @@ static void product_forward(int64_t rows, int64_t inner, int64_t channels, int64
   T* out = (T*)out_memory;
   float* own = nullptr;
   if (sums) {
-    own = sums + task * 2 * channels;
-    set_to(own, 2 * channels, 0.0f);
+    own = sums + task * 3 * channels;
+    set_to(own, 3 * channels, 0.0f);
   }
   for (int64_t start = first; start < last; start += BLOCK) {
     const int64_t count = least(BLOCK, last - start);
@@ -103,17 +104,19 @@ static void product_forward(int64_t rows, int64_t inner, int64_t channels, int64
                   for (int c = 0; c < width; c += W) {
                     const V b = load(bias + column + c);
                     if (sums) {
-                      const V r = load(reference + column + c);
-                      V sum = load(own + column + c), square = load(own + channels + column + c);
+                      float* at = own + column + c;
+                      if (start + row == first) store(at, activate<A, T>(stored<T>(load(acc + c) + b)));
+                      const V origin = load(at);
+                      V sum = load(at + channels), square = load(at + 2 * channels);
                       for (int i = 0; i < height; ++i) {
                         const V u = load(acc + i * PANEL + c) + b;
                         store(to + i * channels + c, u);
-                        const V value = activate<A, T>(stored<T>(u)) - r;
+                        const V value = activate<A, T>(stored<T>(u)) - origin;
                         sum = sum + value;
                         square = fma(value, value, square);
                       }
-                      store(own + column + c, sum);
-                      store(own + channels + column + c, square);
+                      store(at + channels, sum);
+                      store(at + 2 * channels, square);
                     } else if (!scale) {
                       for (int i = 0; i < height; ++i) store(to + i * channels + c, load(acc + i * PANEL + c) + b);
                     } else {
@@ -136,7 +139,7 @@ static void pointwise_forward(const PointwiseForward& p, int64_t task) {
   using G = typename OperandOf<T>::type;
   const T *x = (const T*)p.x, *u1 = (const T*)p.u1;
   product_forward<T, A>(p.rows, p.inner, p.channels, p.chunk, task, p.weight, p.bias, p.out, p.scale, p.shift,
-                        p.reference, p.sums, [&](int64_t start, int64_t count, G* a) {
+                        p.sums, [&](int64_t start, int64_t count, G* a) {
                           for (int64_t i = 0; i < count; ++i) {
                             const int64_t at = (start + i) * p.inner;
                             for (int64_t c = 0; c < p.inner; c += W) {
@@ -182,8 +185,7 @@ template <class T, Act A>
 static void stem_forward(const StemForward& s, int64_t task) {
   using G = typename OperandOf<T>::type;
   const int64_t rows = s.images * (s.height / s.patch) * (s.width / s.patch);
-  product_forward<T, A>(rows, s.inner, s.channels, s.chunk, task, s.weight, s.bias, s.out, s.scale, s.shift, s.reference,
-                        s.sums, [&](int64_t start, int64_t count, G* a) {
+  product_forward<T, A>(rows, s.inner, s.channels, s.chunk, task, s.weight, s.bias, s.out, s.scale, s.shift, s.sums, [&](int64_t start, int64_t count, G* a) {
                           std::memset(a, 0, count * s.inner * (int64_t)sizeof(G));
                           for (int64_t i = 0; i < count; ++i)
                             each_patch_value(patch_at(s, start + i), s.in_channels, s.patch, s.stride_channel,

@@ -40,18 +40,21 @@ static void pack(const float* weights, int64_t inner_stride, int64_t column_stri
 }
 
 // For each block of rows and panel of columns: finish(row, rows, column, columns, acc), acc rows of PANEL floats.
-// a: rows of `inner` operands, `a_stride` bytes apart; readable up to a multiple of TILE_ROWS rows.
+// a: rows of `inner` operands, `a_stride` bytes apart; readable up to a multiple of TileRows rows.
 template <class G, class Finish>
 static void multiply(const void* a, int64_t a_stride, int64_t rows, int64_t inner, const void* packed, int64_t columns,
                      const Finish& finish) {
   constexpr int64_t b_stride = PANEL * 4;
   const int steps = (int)(inner / Product<G>::per_step);
-  alignas(64) float acc[TILE_ROWS * PANEL];
+  constexpr int height = TileRows<G>::value;
+  const TileSession tiles;
+  (void)tiles;
+  alignas(64) float acc[height * PANEL];
   for (int64_t p = 0; p < panels_of(columns); ++p) {
     const char* b = (const char*)packed + p * steps * b_stride;
     const int width = (int)least(PANEL, columns - p * PANEL);
-    for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-      const int count = (int)least(TILE_ROWS, rows - row);
+    for (int64_t row = 0; row < rows; row += height) {
+      const int count = (int)least(height, rows - row);
       tile<G>((const char*)a + row * a_stride, a_stride, b, b_stride, steps, count, acc);
       finish(row, count, p * PANEL, width, acc);
     }
@@ -63,11 +66,14 @@ template <class G>
 static void accumulate(const void* a, int64_t a_stride, int64_t m, const void* b, int64_t inner, int64_t columns,
                        float* sums) {
   const int steps = (int)(inner / Product<G>::per_step);
-  alignas(64) float acc[TILE_ROWS * PANEL];
+  constexpr int height = TileRows<G>::value;
+  const TileSession tiles;
+  (void)tiles;
+  alignas(64) float acc[height * PANEL];
   for (int64_t column = 0; column < columns; column += PANEL) {
     const int width = (int)least(PANEL, columns - column);
-    for (int64_t row = 0; row < m; row += TILE_ROWS) {
-      const int count = (int)least(TILE_ROWS, m - row);
+    for (int64_t row = 0; row < m; row += height) {
+      const int count = (int)least(height, m - row);
       tile<G>((const char*)a + row * a_stride, a_stride, (const char*)b + column * 4, columns * 4, steps, count, acc);
       for (int r = 0; r < count; ++r) {
         float* out = sums + (row + r) * columns + column;

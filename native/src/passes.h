@@ -11,6 +11,9 @@ extern "C" {
 enum { DTYPE_FLOAT = 0, DTYPE_BF16 = 1 };
 enum { ACT_GELU = 0, ACT_RELU = 1 };
 
+// Sums of a norm's statistics, for each part (a picture or a chunk of rows) and channel: the part's first act(u), then the
+// sums of act(u) minus that first one and of its square. So the variance is no small difference of large numbers.
+//
 // Forward passes end in one of three ways: with `sums`, u is written and summed up for a norm of batch statistics; with
 // `scale`, the norm is applied; with neither, u is written.
 
@@ -25,8 +28,7 @@ struct DepthwiseForward {
   const float *bias;
   void* out;               // u or y
   const float *scale, *shift;
-  const float* reference;  // subtracted before summing, against cancellation
-  float* sums;             // (images, 2, channels): of act(u) - reference and of its square
+  float* sums;             // (images, 3, channels): see Sums
 };
 
 // u = W y + bias, x' = norm(act(u)), with y = x + norm1(act(u1)), or y = x without u1.
@@ -38,8 +40,7 @@ struct PointwiseForward {
   const float* bias;
   void* out;               // u or x'
   const float *scale, *shift;
-  const float *reference;
-  float* sums;             // (chunks, 2, channels)
+  float* sums;             // (chunks, 3, channels): see Sums
 };
 
 // x = scale act(u) + shift.
@@ -88,10 +89,10 @@ struct DepthwiseBackward {
   float* bias_sums;        // (groups, channels)
 };
 
-// Statistics of a norm from partial sums; running averages are updated as PyTorch does.
+// Mean and variance of a norm from Sums of `parts` parts of `each` places, the last with what is left of `count`.
 struct FinishNorm {
-  int64_t chunks, channels, count;
-  const float *sums, *reference, *weight, *bias;
+  int64_t parts, each, channels, count;
+  const float *sums, *weight, *bias;
   double eps;
   float *mean, *rstd, *scale, *shift, *variance;  // variance: unbiased
 };
@@ -112,8 +113,7 @@ struct StemForward {
   const float* bias;
   void* out;               // u or norm(act(u))
   const float *scale, *shift;
-  const float* reference;
-  float* sums;
+  float* sums;             // (chunks, 3, channels): see Sums
 };
 
 struct StemBackward {

@@ -21,3 +21,5 @@ struct Table {
 const Table* avx2_table();
 const Table* avx512_table();
 const Table* avx512_bf16_table();
+const Table* amx_table();
+const Table* amx_emulated_table();

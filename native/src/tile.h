@@ -62,17 +62,37 @@ static void tile_of(const char* a, int64_t a_stride, const char* b, int64_t b_st
     for (int v = 0; v < VECTORS; ++v) store(acc + r * PANEL + v * W, sums[r][v]);
 }
 
+}  // namespace NS
+
 #ifdef ISOPATCH_TILES
 #include "amx_tile.h"
 #endif
 
-constexpr int TILE_ROWS = 6;
+namespace NS {
 
-// rows <= TILE_ROWS.
+#ifndef ISOPATCH_TILES
+struct TileSession {};
+#endif
+
+template <class G>
+struct TileRows {
+  static constexpr int value = 6;
+};
+#ifdef ISOPATCH_TILES
+template <>
+struct TileRows<bf16> {
+  static constexpr int value = 32;
+};
+#endif
+
+// rows <= TileRows<G>::value; A is readable for that many.
 template <class G>
 static inline void tile(const void* a, int64_t a_stride, const void* b, int64_t b_stride, int steps, int rows,
                         float* acc) {
   const char *x = (const char*)a, *y = (const char*)b;
+#ifdef ISOPATCH_TILES
+  if (sizeof(G) == 2) return tile_by_amx(x, a_stride, y, b_stride, steps, acc);
+#endif
   switch (rows) {
     case 1: return tile_of<G, 1>(x, a_stride, y, b_stride, steps, acc);
     case 2: return tile_of<G, 2>(x, a_stride, y, b_stride, steps, acc);

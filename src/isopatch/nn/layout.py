@@ -25,7 +25,7 @@ def as_map(tokens: Tensor, grid: Grid) -> Tensor:
         )
     # Not transpose and view: of a single picture that makes a batch stride that PyTorch does not take for
     # channels_last, and for which its BatchNorm returns wrong gradients (2.13, CPU).
-    return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
+    return tokens.view(tokens.shape[0], *grid, tokens.shape[2]).permute(0, 3, 1, 2)
 
 
 def as_tokens(feature_map: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary, library
+from isopatch.kernels.native.library import NativeLibrary, library
 
 
 @pytest.fixture
@@ -20,8 +20,3 @@ def native() -> Iterator[NativeLibrary]:
     yield found
     found.choose(before)
     torch.set_num_threads(threads)
-
-
-def supported(native: NativeLibrary) -> list[str]:
-    """Instruction sets from the plainest to the best of this CPU."""
-    return list(INSTRUCTIONS[1 : INSTRUCTIONS.index(native.supported) + 1])

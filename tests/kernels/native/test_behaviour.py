@@ -20,8 +20,8 @@ HEADER = Path(__file__).parents[3] / "native" / "src" / "passes.h"
 
 def convmixer(**changes: object) -> Isotropic:
     torch.manual_seed(0)
-    arguments = dict(dim=48, depth=2, kernel_size=5, patch_size=2, image_size=16, num_classes=4) | changes
-    model = isopatch.create_model("convmixer", **arguments)
+    sizes = {"dim": 48, "depth": 2, "kernel_size": 5, "patch_size": 2, "image_size": 16, "num_classes": 4}
+    model = isopatch.create_model("convmixer", **(sizes | changes))
     assert isinstance(model, Isotropic)
     return model
 
@@ -147,6 +147,14 @@ def test_what_is_not_finite_stays_visible(native: NativeLibrary, precision: str,
     with torch.no_grad():
         model.blocks[0].depthwise.bias[7] = float("nan")
         assert not model(pictures()).isfinite().any()
+
+
+@pytest.mark.parametrize("kernels", ["plain", "native"])
+def test_one_value_has_no_variance(native: NativeLibrary, kernels: str) -> None:
+    model = convmixer(patch_size=16)
+    swap(model, kernels=kernels, precision="fp32")
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(pictures(1))
 
 
 def test_the_activations_of_one_pass_serve_one_backward_pass(native: NativeLibrary) -> None:

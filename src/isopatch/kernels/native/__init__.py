@@ -20,7 +20,7 @@ def unavailable(device: str) -> str | None:
 def gains_from_bf16() -> bool:
     """Whether this CPU multiplies bf16 faster than fp32."""
     found = library()
-    return not isinstance(found, str) and found.instructions.endswith("bf16")
+    return not isinstance(found, str) and found.instructions in ("avx512_bf16", "amx")
 
 
 def makers() -> Sequence[Maker]:

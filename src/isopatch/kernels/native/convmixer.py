@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.library import NativeLibrary
 from isopatch.kernels.native.norms import Norm, pad_last, padded
-from isopatch.kernels.native.shape import Shape, activation_number
+from isopatch.kernels.native.shape import CHUNK, Shape, activation_number
 from isopatch.models.convmixer import ConvMixerBlock
 
 WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
@@ -120,7 +120,7 @@ def forward(
         before = kept[-1] if kept else None
         here = x if before is None else shape.empty()
         u1, u2 = shape.empty(), shape.empty()
-        found = _statistics(block.depthwise_norm, shape.images)
+        found = _statistics(block.depthwise_norm, shape.rows // shape.images, shape.rows)
         lib.call(
             "depthwise_forward",
             **shape.mapwise(w.act, w.kernel),
@@ -131,11 +131,10 @@ def forward(
             weight=w.taps,
             bias=w.depthwise_bias,
             out=u1,
-            reference=found and found.reference,
             sums=found and found.sums,
         )
-        norm1 = _norm(lib, block.depthwise_norm, found, shape.rows)
-        found = _statistics(block.pointwise_norm, shape.chunks)
+        norm1 = _norm(lib, block.depthwise_norm, found)
+        found = _statistics(block.pointwise_norm, CHUNK, shape.rows)
         lib.call(
             "pointwise_forward",
             **shape.rowwise(w.act),
@@ -148,10 +147,9 @@ def forward(
             weight=w.matrix,
             bias=w.pointwise_bias,
             out=u2,
-            reference=found and found.reference,
             sums=found and found.sums,
         )
-        norm2 = _norm(lib, block.pointwise_norm, found, shape.rows)
+        norm2 = _norm(lib, block.pointwise_norm, found)
         kept.append(Kept(w, here, u1, norm1, u2, norm2))
     last = kept[-1]
     out = shape.empty()
@@ -167,12 +165,12 @@ def forward(
     return out, kept
 
 
-def _statistics(norm: nn.BatchNorm2d, parts: int) -> norms.Statistics | None:
-    return norms.statistics(norm, parts) if norms.uses_batch(norm) else None
+def _statistics(norm: nn.BatchNorm2d, each: int, count: int) -> norms.Statistics | None:
+    return norms.statistics(norm, each=each, count=count) if norms.uses_batch(norm) else None
 
 
-def _norm(lib: NativeLibrary, norm: nn.BatchNorm2d, found: norms.Statistics | None, count: int) -> Norm:
-    return norms.fixed(norm) if found is None else norms.finish(lib, norm, found, count)
+def _norm(lib: NativeLibrary, norm: nn.BatchNorm2d, found: norms.Statistics | None) -> Norm:
+    return norms.fixed(norm) if found is None else norms.finish(lib, norm, found)
 
 
 @dataclass

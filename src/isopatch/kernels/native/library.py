@@ -18,7 +18,8 @@ from torch import Tensor
 
 INTERFACE = 1  # isopatch_interface() of the library this file was written for
 FILE = "_isopatch_native.so"
-INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16")  # isopatch_supported()'s numbers
+# isopatch_supported()'s numbers; the last runs the code for AMX without AMX, for tests.
+INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated")
 
 _NORM = "mean rstd scale mean_g mean_gx"
 _PICTURES = (
@@ -27,18 +28,18 @@ _PICTURES = (
 )
 FIELDS = {
     "depthwise_forward": "dtype act images height width channels kernel pad_top pad_left in in_scale "
-    "in_shift x weight bias out scale shift reference sums",
+    "in_shift x weight bias out scale shift sums",
     "pointwise_forward": "dtype act rows inner channels chunk x u1 scale1 shift1 weight bias out scale "
-    "shift reference sums",
+    "shift sums",
     "normalise": "dtype act rows channels chunk u scale shift x",
     "gradient_sums": "dtype act rows channels chunk g u mean rstd sums",
     "pointwise_backward": f"dtype act rows inner channels chunk groups g u {_NORM} x u1 mean1 rstd1 scale1 "
     "shift1 weight gy sums weight_sums bias_sums",
     "depthwise_backward": "dtype act images height width channels kernel groups pad_top pad_left gy u "
     f"{_NORM} x weight gx before_u before_mean before_rstd before_sums weight_sums bias_sums",
-    "finish_norm": "chunks channels count sums reference weight bias eps mean rstd scale shift variance",
+    "finish_norm": "parts each channels count sums weight bias eps mean rstd scale shift variance",
     "add_up": "parts size in out",
-    "stem_forward": f"{_PICTURES.format(more='')}weight bias out scale shift reference sums",
+    "stem_forward": f"{_PICTURES.format(more='')}weight bias out scale shift sums",
     "stem_backward": f"{_PICTURES.format(more='groups ')}g u {_NORM} weight_sums bias_sums",
 }
 WITHOUT_THREADS = ("finish_norm",)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from isopatch.errors import UsageError
 from isopatch.kernels.native.library import NativeLibrary
 
 LANES = 32  # channels are padded to multiples of this
@@ -42,10 +43,14 @@ class Norm:
 
 @dataclass
 class Statistics:
-    """Where a pass adds up what a norm's mean and variance come from. sums: (parts, 2, C)."""
+    """Where a pass adds up what a norm's mean and variance come from.
 
-    reference: Tensor
+    sums: (parts, 3, C), see `Sums` in passes.h. each: places of a part; count: of all.
+    """
+
     sums: Tensor
+    each: int
+    count: int
 
 
 def uses_batch(norm: nn.BatchNorm2d) -> bool:
@@ -64,24 +69,27 @@ def fixed(norm: nn.BatchNorm2d) -> Norm:
     return Norm(mean, rstd, scale, shift, frozen=True)
 
 
-def statistics(norm: nn.BatchNorm2d, parts: int) -> Statistics:
-    """Make room for partial sums; the running mean is subtracted first, against cancellation."""
-    size = padded(norm.num_features)
-    near = torch.zeros(norm.num_features) if norm.running_mean is None else norm.running_mean
-    return Statistics(pad_last(near, size).clone(), torch.empty(parts, 2, size))
+def statistics(norm: nn.BatchNorm2d, *, each: int, count: int) -> Statistics:
+    """Make room for sums over `count` places in parts of `each`.
+
+    Raises UsageError for a single place, as PyTorch does: one value has no variance.
+    """
+    if count == 1:
+        raise UsageError("BatchNorm in training needs more than 1 value per channel: give more pictures")
+    return Statistics(torch.empty(-(-count // each), 3, padded(norm.num_features)), each, count)
 
 
-def finish(lib: NativeLibrary, norm: nn.BatchNorm2d, found: Statistics, count: int) -> Norm:
-    """Turn partial sums over `count` places into the norm; update the running statistics as PyTorch does."""
-    size = found.reference.shape[0]
+def finish(lib: NativeLibrary, norm: nn.BatchNorm2d, found: Statistics) -> Norm:
+    """Turn the sums into the norm; update the running statistics as PyTorch does."""
+    size = found.sums.shape[2]
     mean, rstd, scale, shift, variance = (torch.empty(size) for _ in range(5))
     lib.call(
         "finish_norm",
-        chunks=found.sums.shape[0],
+        parts=found.sums.shape[0],
+        each=found.each,
         channels=size,
-        count=count,
+        count=found.count,
         sums=found.sums,
-        reference=found.reference,
         weight=pad_last(norm.weight, size),
         bias=pad_last(norm.bias, size),
         eps=norm.eps,

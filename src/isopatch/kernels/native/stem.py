@@ -114,9 +114,9 @@ def _run(
         lib.call("stem_forward", **product, out=u)
         found = fixed
     else:
-        sums = norms.statistics(norm, shape.chunks)
-        lib.call("stem_forward", **product, out=u, reference=sums.reference, sums=sums.sums)
-        found = norms.finish(lib, norm, sums, shape.rows)
+        sums = norms.statistics(norm, each=CHUNK, count=shape.rows)
+        lib.call("stem_forward", **product, out=u, sums=sums.sums)
+        found = norms.finish(lib, norm, sums)
     tokens = shape.empty()
     lib.call(
         "normalise",
