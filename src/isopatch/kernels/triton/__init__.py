@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 
 import torch
-
-from collections.abc import Sequence
 
 from isopatch.kernels.twin import Maker
 

@@ -28,7 +28,8 @@ class TritonConvMixer(Blocks):
     dtype: what activations are stored in and the 1x1 products multiply (float32, bfloat16, float16), whatever
         autocast says; sums are float32. The result has the type the plain blocks would return: autocast's
         where that is on, else the input's.
-    choices: shape -> form, measured on the GPU when a shape first comes; may be given before (`choose.replay`).
+    choices: shape -> form, measured on the GPU when a shape first comes; a record can be given before
+        (`choose.replay`).
     What it cannot run here (another device, float64, recomputation, torch.compile, a norm replaced meanwhile)
     the plain blocks do; where that surprises, it is logged once.
     """
@@ -49,8 +50,9 @@ class TritonConvMixer(Blocks):
         as_map(tokens, grid)  # raises where they do not belong together
         device = tokens.device.type
         result_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
-        with torch.autocast(device, enabled=False), torch.cuda.device_of(tokens):
-            x = tokens.to(self.dtype).unflatten(1, grid)
+        here = torch.cuda.device_of(tokens)  # type: ignore[no-untyped-call]
+        with torch.autocast(device, enabled=False), here:
+            x = tokens.to(self.dtype).view(tokens.shape[0], *grid, tokens.shape[2])
             form = self._form(x)
             x = arrange(x, form.layout)
             for block in self:

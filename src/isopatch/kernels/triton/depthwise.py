@@ -97,6 +97,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel_size: int, step: Step) -
             PAD=pad,
             ROWS=form.rows,
             SIDE=form.side(sizes.cols),
+            WIDEN=_widen(x),
             num_warps=4,
         )
     return partial.sum(0).t().reshape(sizes.channels, 1, kernel_size, kernel_size)
@@ -168,6 +169,7 @@ def _launch(
         **flags,
         ROWS=form.rows,
         SIDE=form.side(sizes.cols),
+        WIDEN=_widen(x),
         num_warps=4,
     )
     return out, partials
@@ -186,9 +188,7 @@ class _DirectTile:
 
 
 def _partials(like: Tensor, parts: int, channels: int) -> Partials:
-    return Partials(
-        _float32(like, parts, channels), _float32(like, parts, channels), _float32(like, parts)
-    )
+    return Partials(_float32(like, parts, channels), _float32(like, parts, channels), _float32(like, parts))
 
 
 def _pointers(partials: Partials | None, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,6 +197,11 @@ def _pointers(partials: Partials | None, unused: Tensor) -> tuple[Tensor, Tensor
 
 def _float32(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _widen(x: Tensor) -> bool:
+    """Whether bf16 must be widened before a product: on the CPU, where the interpreter cannot multiply it."""
+    return x.dtype == torch.bfloat16 and not x.is_cuda
 
 
 def _ceil(number: int, divisor: int) -> int:

@@ -22,7 +22,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 16, 64
 
 @dataclass(frozen=True)
 class Form:
-    """One way and its tile: `rows` x `cols` places of `channels` channels, one channel in the Toeplitz form."""
+    """One way and its tile: `rows` x `cols` places of `channels` channels, or `rows` rows of one."""
 
     name: str
     layout: Layout

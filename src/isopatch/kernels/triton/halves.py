@@ -24,7 +24,7 @@ def depthwise_half(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, step
     """x + norm(act(depthwise(x)))."""
     weight, bias = convolution.weight, convolution.bias
     if torch.is_grad_enabled() or norm.training:
-        out: Tensor = _DepthwiseHalf.apply(x, weight, bias, norm.weight, norm.bias, norm, step)
+        out: Tensor = _DepthwiseHalf.apply(x, weight, bias, norm.weight, norm.bias, norm, step)  # type: ignore[no-untyped-call]
         return out
     assert bias is not None
     return depthwise.convolve_apply(x, weight, bias, normalise.running_terms(norm), step)
@@ -33,7 +33,7 @@ def depthwise_half(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, step
 def pointwise_half(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d, step: Step) -> Tensor:
     """norm(act(1x1 convolution of x))."""
     weight, bias = convolution.weight, convolution.bias
-    out: Tensor = _PointwiseHalf.apply(x, weight, bias, norm.weight, norm.bias, norm, step)
+    out: Tensor = _PointwiseHalf.apply(x, weight, bias, norm.weight, norm.bias, norm, step)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -126,4 +126,3 @@ class _PointwiseHalf(torch.autograd.Function):
                 product = torch.mm(of_v.flatten(1), x.flatten(1).t())
             of_weight = product.view_as(weight)
         return of_x, of_weight, of_bias, of_norm_weight, of_norm_bias, None, None
-

@@ -1,9 +1,9 @@
-"""Depthwise convolution on "tokens" (B, H, W, C), by multiply-add: neighbouring threads hold neighbouring channels.
+"""Depthwise convolution on "tokens" (B, H, W, C) by multiply-add, channels across threads.
 
-A program makes ROWS x COLS places of CHANNELS channels. Each input row is loaded once for each of the K column
-shifts and used for every output row it reaches, so an output costs (ROWS + K - 1) * K / ROWS loads instead of
-K * K (18 instead of 81 for K 9, ROWS 8); the K weights of a column shift stay in registers. Loads are masked
-because the border is everywhere on maps of 7 x 7 to 32 x 32; a masked load moves no bytes.
+A program makes ROWS x COLS places of CHANNELS channels. Each input row is loaded once for each of the K
+column shifts and used for every output row it reaches, so an output costs (ROWS + K - 1) * K / ROWS loads
+instead of K * K (18 instead of 81 for K 9, ROWS 8); the K weights of a column shift stay in registers. Loads
+are masked because the border is everywhere on maps of 7 x 7 to 32 x 32; a masked load moves no bytes.
 """
 
 from __future__ import annotations

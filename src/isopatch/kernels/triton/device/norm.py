@@ -1,8 +1,8 @@
 """Activation and BatchNorm around a convolution: statistics, scale-shift, and their gradients.
 
-The value v that a convolution stored lacks its bias, which is added wherever v is read: every layout of the
-matrix product then does without an epilogue of its own. Position p and channel c lie at p * PLACE + c * CHANNEL
-elements, so one text serves both layouts; a tile is PLACES x CHANNELS.
+The value v that a convolution stored lacks its bias, which is added wherever v is read: a matrix product in
+either layout then needs no epilogue of its own. Place p and channel c lie at p * place_stride + c *
+channel_stride, so one text serves both layouts; a tile is PLACES x CHANNELS.
 """
 
 from __future__ import annotations

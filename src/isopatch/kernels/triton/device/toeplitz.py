@@ -1,9 +1,10 @@
 """Depthwise convolution on "channels" (C, B, H, W), on tensor cores.
 
-For one channel, output rows = sum over dy of (input rows shifted by dy) x T_dy, where T_dy[j, i] is the weight
-of kernel row dy at j - i + PAD: a banded Toeplitz matrix that the zeros beyond both ends merely truncate. So a
-W wide row costs K * W * W products instead of K * K * W, on units that are many times faster. A program makes
-ROWS rows of one channel; SIDE is W rounded up to a power of two from 16 (what `tl.dot` takes).
+For one channel, output rows = sum over dy of (input rows shifted by dy) x T_dy, where T_dy[j, i] is the
+weight of kernel row dy at j - i + PAD: a banded Toeplitz matrix that the zeros beyond both ends merely
+truncate. A row of W places then costs K * W * W products instead of K * K * W, on units that are many times
+faster. A program makes ROWS rows of one channel; SIDE is W rounded up to a power of two from 16, `tl.dot`'s
+least.
 """
 
 from __future__ import annotations
@@ -12,6 +13,15 @@ import triton
 import triton.language as tl
 
 from isopatch.kernels.triton.device.activation import activate
+
+
+@triton.jit
+def _dot(a, b, total, WIDEN: tl.constexpr):
+    """total + a b. WIDEN: in the interpreter, which multiplies the bits of bf16 as if they were integers."""
+    if WIDEN:
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit
@@ -40,6 +50,7 @@ def convolve(
     STATISTICS: tl.constexpr,
     ROWS: tl.constexpr,
     SIDE: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """Do what `direct.convolve` does, with the same options."""
     pid = tl.program_id(0)
@@ -61,13 +72,15 @@ def convolve(
         value = tl.load(x_ptr + start + place + (dy - PAD) * W, mask=mask, other=0.0)
         index = (K * K - 1 - dy * K - tap) if FLIP else (dy * K + tap)
         toeplitz = tl.load(weights + index, mask=in_band, other=0.0).to(value.dtype)
-        total = tl.dot(value, toeplitz, total, input_precision="ieee")
+        total = _dot(value, toeplitz, total, WIDEN)
 
     mask = (row < all_rows)[:, None] & (col < W)[None, :]
     if APPLY or STATISTICS:
         bias = tl.load(bias_ptr + channel).to(tl.float32)
     if APPLY:
-        total = activate(total + bias, ACTIVATION) * tl.load(scale_ptr + channel) + tl.load(shift_ptr + channel)
+        total = activate(total + bias, ACTIVATION) * tl.load(scale_ptr + channel) + tl.load(
+            shift_ptr + channel
+        )
     if RESIDUAL:
         total += tl.load(residual_ptr + start + place, mask=mask, other=0.0).to(tl.float32)
     stored = total.to(out_ptr.dtype.element_ty)
@@ -98,6 +111,7 @@ def weight_gradient(
     PAD: tl.constexpr,
     ROWS: tl.constexpr,
     SIDE: tl.constexpr,
+    WIDEN: tl.constexpr,
 ):
     """Multiply shifted rows^T x gradient rows, for one channel and row shift; add along the diagonals.
 
@@ -120,7 +134,7 @@ def weight_gradient(
         gradient = tl.load(gradient_ptr + start + place, mask=inside[:, None] & in_col, other=0.0)
         inside = inside & (source >= 0) & (source < H)
         value = tl.load(x_ptr + start + place + (dy - PAD) * W, mask=inside[:, None] & in_col, other=0.0)
-        total = tl.dot(tl.trans(value), gradient, total, input_precision="ieee")
+        total = _dot(tl.trans(value), gradient, total, WIDEN)
     diagonal = col[:, None] - col[None, :] + PAD
     for dx in range(K):
         tap = split * (K * K) + dy * K + dx
