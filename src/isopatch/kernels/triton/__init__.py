@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -30,6 +33,10 @@ def unavailable(device: str) -> str | None:
     capability = torch.cuda.get_device_capability()
     if capability < LEAST_CAPABILITY:
         return f"this GPU has compute capability {capability[0]}.{capability[1]}, Triton kernels need 8.0"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
+        return "Triton needs a C compiler, and there is none on the PATH"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Triton needs Python's C headers (python3-dev), and they are not installed"
     return None
 
 
