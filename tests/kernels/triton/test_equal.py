@@ -273,7 +273,7 @@ def test_running_statistics_need_the_unbiased_variance() -> None:
 )
 def test_on_a_gpu(case: Case, train: bool, dtype: torch.dtype) -> None:
     unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}.get(dtype)
-    for form in blocks_module.candidates(case.grid[1], dtype):
+    for form in blocks_module.candidates(case.grid[1], case.kernel_size, dtype):
         found = distances(case, dtype, form.name, train=train, device="cuda")
         if unit is not None and case.activation == "relu":
             found = {name: found[name] for name in ("result", "without gradients")}

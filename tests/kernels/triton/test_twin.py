@@ -259,7 +259,7 @@ def test_a_trial_leaves_statistics_and_gradients_alone() -> None:
     block = ConvMixerBlock(4, 3).train()
     before = {name: value.clone() for name, value in block.state_dict().items()}
     tokens = torch.randn(2, 2, 3, 4)
-    for form in blocks_module.candidates(3, torch.bfloat16)[1::2]:
+    for form in blocks_module.candidates(3, 3, torch.bfloat16)[1::2]:
         gradients = blocks_module._trial(block, tokens, form, True)()
         assert len(gradients) == 9
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
@@ -267,7 +267,9 @@ def test_a_trial_leaves_statistics_and_gradients_alone() -> None:
 
 
 def test_full_float32_and_wide_maps_have_no_tensor_core_candidate() -> None:
-    layouts = {form.layout for form in blocks_module.candidates(32, torch.float16)}
+    layouts = {form.layout for form in blocks_module.candidates(32, 9, torch.float16)}
     assert layouts == {"tokens", "channels"}
-    assert {form.layout for form in blocks_module.candidates(32, torch.float32)} == {"tokens"}
-    assert {form.layout for form in blocks_module.candidates(65, torch.float16)} == {"tokens"}
+    assert {form.layout for form in blocks_module.candidates(32, 9, torch.float32)} == {"tokens"}
+    assert {form.layout for form in blocks_module.candidates(65, 9, torch.float16)} == {"tokens"}
+    large = [form.name for form in blocks_module.candidates(32, 15, torch.float16)]
+    assert large == ["direct-4x16x64", "toeplitz-64"]  # the larger tiles have too few registers

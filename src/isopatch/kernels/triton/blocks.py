@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isopatch.kernels.triton.choose import measure
-from isopatch.kernels.triton.forms import FORMS, Activation, Form, Layout, Step, candidates, form_named
+from isopatch.kernels.triton.forms import Activation, Form, Layout, Step, candidates, form_named
 from isopatch.kernels.triton.halves import depthwise_half, pointwise_half
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
@@ -80,13 +80,13 @@ class TritonConvMixer(Blocks):
         first = self[0]
         assert isinstance(first, ConvMixerBlock)
         learns = torch.is_grad_enabled()
-        shape = shape_name(x, first.depthwise.kernel_size[0], learns)
+        kernel_size = first.depthwise.kernel_size[0]
+        shape = shape_name(x, kernel_size, learns)
         if shape not in self.choices:
+            forms = candidates(x.shape[2], kernel_size, x.dtype)
             if not x.is_cuda or torch.cuda.is_current_stream_capturing():
-                return FORMS[0]
-            times = measure(
-                {form.name: _trial(first, x, form, learns) for form in candidates(x.shape[2], x.dtype)}
-            )
+                return forms[0]
+            times = measure({form.name: _trial(first, x, form, learns) for form in forms})
             self.choices[shape] = min(times, key=times.__getitem__)
             told = ", ".join(f"{name} {milliseconds:.2f} ms" for name, milliseconds in times.items())
             log.info("kernels triton: %s: %s (%s)", shape, self.choices[shape], told)

@@ -2,7 +2,7 @@
 
 A form fixes the memory layout of the whole run of blocks too: "direct" multiplies and adds on tokens
 (B, H, W, C), "toeplitz" uses tensor cores on channels (C, B, H, W). The 1x1 step is a plain matrix product in
-both. No GPU has chosen between them yet: without a measurement (`choose.py`) the rule is the first form.
+both. No GPU has chosen between them yet: without a measurement (`choose.py`) the rule is the first that fits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 Layout = Literal["tokens", "channels"]
 Activation = Literal["gelu", "relu"]
 
-# `tl.dot` needs 16; beyond 64 the band fills too little of the Toeplitz matrix to be worth its products.
+# The least that `tl.dot` takes, and the widest map that the Toeplitz form is measured on.
 SMALLEST_SIDE, LARGEST_SIDE = 16, 64
 
 
@@ -29,6 +29,9 @@ class Form:
     rows: int
     cols: int = 0
     channels: int = 1
+    largest_kernel: int = (
+        15  # up to which the compiler keeps everything in registers (benchmarks/triton_code.py)
+    )
 
     def side(self, width: int) -> int:
         """Side of the Toeplitz matrix for maps of this width."""
@@ -36,9 +39,9 @@ class Form:
 
 
 FORMS = (
-    Form("direct-8x16x64", "tokens", rows=8, cols=16, channels=64),
+    Form("direct-8x16x64", "tokens", rows=8, cols=16, channels=64, largest_kernel=9),
     Form("direct-4x16x64", "tokens", rows=4, cols=16, channels=64),
-    Form("toeplitz-128", "channels", rows=128),
+    Form("toeplitz-128", "channels", rows=128, largest_kernel=9),
     Form("toeplitz-64", "channels", rows=64),
 )
 
@@ -56,11 +59,15 @@ def form_named(name: str) -> Form:
     return {form.name: form for form in FORMS}[name]
 
 
-def candidates(width: int, dtype: torch.dtype) -> tuple[Form, ...]:
-    """The forms worth measuring: tensor cores multiply no full float32, and hold no wide band."""
-    if dtype == torch.float32 or width > LARGEST_SIDE:
-        return tuple(form for form in FORMS if form.layout == "tokens")
-    return FORMS
+def candidates(width: int, kernel_size: int, dtype: torch.dtype) -> tuple[Form, ...]:
+    """The forms worth measuring; the first is the rule where nothing can be measured.
+
+    Tensor cores multiply no full float32, and a wide map's band fills too little of its Toeplitz matrix.
+    """
+    dense = dtype != torch.float32 and width <= LARGEST_SIDE
+    return tuple(
+        form for form in FORMS if kernel_size <= form.largest_kernel and (dense or form.layout == "tokens")
+    )
 
 
 def power_of_two(number: int) -> int:
