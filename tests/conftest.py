@@ -8,6 +8,9 @@ from pathlib import Path
 # Before torch is imported. Test processes share the machine's cores; results do not depend on the order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
+# Triton decides when it is imported, by whatever test comes first, whether its kernels run in Python on the
+# CPU. Nothing else here uses Triton. Tests on a GPU are run with TRITON_INTERPRET=0.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from collections.abc import Iterator
 
