@@ -8,6 +8,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
+NATIVE := .venv/.native
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint clean
@@ -29,12 +30,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
-	@touch $(STAMP)
+	@touch $(STAMP) $(NATIVE)
 
-demo: $(STAMP)
+# The native kernels, built anew when their source changed. Without a C++ compiler isopatch installs without them.
+$(NATIVE): $(STAMP) native/CMakeLists.txt $(wildcard native/src/*)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $(NATIVE)
+
+demo: $(NATIVE)
 	$(BIN)/isopatch demo
 
-lint: $(STAMP)
+lint: $(NATIVE)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
@@ -42,9 +48,11 @@ lint: $(STAMP)
 test: lint
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-test-slow: $(STAMP)
+test-slow: $(NATIVE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not gpu and not soak'
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist native/CMakeCache.txt native/CMakeFiles native/CMakeInit.txt native/build.ninja \
+	  native/cmake_install.cmake native/.ninja_* src/isopatch/kernels/native/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -77,15 +77,6 @@ class EveryShape(defaultdict):
         return True
 
 
-def map_of(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`as_map` with a batch stride that PyTorch's BatchNorm reads right.
-
-    Of one picture, `transpose` and `view` make a map whose batch stride is C; BatchNorm's backward pass on
-    the CPU (PyTorch 2.13) then takes the gradient for laid out otherwise, and returns wrong ones.
-    """
-    return tokens.view(tokens.shape[0], *grid, tokens.shape[2]).permute(0, 3, 1, 2)
-
-
 def everything(
     blocks: nn.Module, tokens: Tensor, grid: tuple[int, int], gradient: Tensor
 ) -> dict[str, Tensor]:
@@ -109,9 +100,7 @@ def distances(
     twin = make_twin(blocks, dtype, form).to(device)
     tokens = torch.randn(case.pictures, case.grid[0] * case.grid[1], case.channels)
     gradient = torch.randn_like(tokens)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("isopatch.models.convmixer.as_map", map_of)
-        wanted = everything(blocks.double(), tokens.double(), case.grid, gradient.double())
+    wanted = everything(blocks.double(), tokens.double(), case.grid, gradient.double())
     got = everything(twin, tokens.to(device), case.grid, gradient.to(device))
     assert not twin._told, f"the plain blocks ran: {twin._told}"
     assert got.keys() == wanted.keys()
