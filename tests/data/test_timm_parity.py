@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from isopatch.data import geometry
 from isopatch.data.augment import TrainTransform, make_erasing
-from isopatch.data.crops import RandomResizedCrop
+from isopatch.data.crops import RandomResizedCrop, as_image
 from isopatch.data.loader import TrainLoader
 from isopatch.data.mixing import mix, smooth_targets
 from isopatch.data.policies import timm_rand_augment
 from isopatch.data.sampler import EpochSampler
 from isopatch.data.seeding import derive_seed, restored_generators, seeded
+from isopatch.image import native
 from isopatch.image.contract import InputContract
 from isopatch.training.config import AugmentConfig, MixConfig
 
@@ -155,7 +157,7 @@ def test_without_the_scope_the_libraries_change_the_generators():
     policy = timm_rand_augment(PAPERS, CONTRACT, "random")
     jitter = transforms.ColorJitter(0.3, 0.3, 0.3)
     for seed in range(16):
-        jitter(policy(picture(seed)))
+        jitter(as_image(policy(picture(seed))))
     after = global_states()
     assert all(old != new for old, new in zip(before, after, strict=True))
 
@@ -258,3 +260,26 @@ def test_steps_that_are_not_mixed_have_the_targets_of_no_mixing():
             assert torch.equal(targets, smooth_targets(labels, 3, 0.1))
             unmixed += 1
     assert 7 < unmixed < 33  # 20 +- 4 standard deviations
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
+def test_compiled_and_plain_pixel_work_give_the_same_samples(interpolation, monkeypatch):
+    if native.load() is None:
+        pytest.skip("built without the pixel library (native/data)")
+    settings = AugmentConfig(rand_augment="rand-m9-n4-p1.0-mstd0.5-inc1", interpolation=interpolation)
+    transform = TrainTransform(settings, CONTRACT)
+    pictures = [picture(seed, *[(70, 90), (40, 48), (300, 2)][seed % 3]) for seed in range(60)]
+    ours = transform.batch(pictures, range(60))
+    monkeypatch.setattr(native, "load", lambda: None)
+    assert torch.equal(transform.batch(pictures, range(60)), ours)
+
+
+def test_the_twins_are_timms_operations_at_special_angles():
+    from timm.data import auto_augment
+
+    for degrees in (0.0, 90.0, 180.0, -90.0, 360.0, 1e-9):
+        for size in ((40, 40), (30, 50)):
+            options = {"fillcolor": (1, 2, 3), "resample": Image.Resampling.BICUBIC}
+            expected = auto_augment.rotate(picture(0, *size), degrees, **dict(options))
+            turned = geometry.TWINS["Rotate"](picture(0, *size), degrees, **options)
+            np.testing.assert_array_equal(np.asarray(turned), np.asarray(expected))
