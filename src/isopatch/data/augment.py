@@ -103,16 +103,23 @@ class TrainTransform:
         """
         return self.finish(self.pixels(pictures, seeds), seeds)
 
-    def pixels(self, pictures: Iterable[Picture], seeds: Sequence[int]) -> torch.Tensor:
-        """Do everything that is done on bytes: (B, H, W, 3) uint8, a quarter of what `finish` makes of it."""
-        pixels = np.empty((len(seeds), self._contract.height, self._contract.width, 3), dtype=np.uint8)
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Return the shape of `pixels` for so many pictures."""
+        return count, self._contract.height, self._contract.width, 3
+
+    def pixels(self, pictures: Iterable[Picture], seeds: Sequence[int], out: Pixels | None = None) -> Pixels:
+        """Do everything that is done on bytes: (B, H, W, 3) uint8, a quarter of what `finish` makes of it.
+
+        out: where to write it; None: new memory.
+        """
+        pixels = np.empty(self.shape(len(seeds)), dtype=np.uint8) if out is None else out
         rng = random.Random()
         with self._scope(bool(self._library_ops)) as reseed:
             for sample, picture, seed in zip(pixels, pictures, seeds, strict=True):
                 sample[:] = self._change(picture, seed, rng, reseed)
-        return torch.from_numpy(pixels)
+        return pixels
 
-    def finish(self, pixels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    def finish(self, pixels: Pixels, seeds: Sequence[int]) -> torch.Tensor:
         """Normalise and erase what `pixels` returned for the same seeds: (B, 3, H, W) float32."""
         images = normalise_pixels(pixels, self._contract)
         if self._erase is None:

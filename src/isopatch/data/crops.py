@@ -156,7 +156,7 @@ def scaled(
     """Cut `box` (left, top, width, height) out and scale it to `size` (width, height): (H, W, 3) uint8."""
     left, top, width, height = box
     library = native.load()
-    # Where a picture is more than 100 times as high as wide, Pillow exchanges its passes, and so the rounding.
+    # Where a picture is over 100 times as high as wide, Pillow exchanges its passes, and so the rounding.
     if library is not None and height <= 100 * width:
         if isinstance(picture, np.ndarray):
             return library.scale(picture, box, size, filter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isopatch.data.augment import TrainTransform
-from isopatch.data.crops import Picture
-from isopatch.data.memory import KeptSource, keep_in_memory
+from isopatch.data.crops import Pixels
+from isopatch.data.memory import keep_in_memory
 from isopatch.data.sampler import BatchIndices, EpochSampler
 from isopatch.data.seeding import derive_seed
-from isopatch.data.source import ImageSource
-from isopatch.data.workers import load_in_order
+from isopatch.data.source import ImageSource, picture_of
+from isopatch.data.workers import load_in_order, shared_places
 from isopatch.image.contract import InputContract
 from isopatch.image.prepare import normalise, prepare_uint8
 
@@ -67,20 +67,29 @@ class TrainLoader:
         start: int,
         stop: int,
         memory_limit_mb: float = 0.0,
+        short_side: int | None = None,
     ) -> None:
-        """memory_limit_mb: decode the source now and keep it if it fits (`keep_in_memory`)."""
+        """memory_limit_mb: decode the source now and keep it if it fits (`keep_in_memory`).
+
+        short_side: decode JPEG files in a reduced size (`image.decode.decode_picture`); other pixels.
+        """
         source = keep_in_memory(source, limit_mb=memory_limit_mb)
-        self._load = _TrainLoad(source, transform, sampler, data_seed)
+        self._load = _TrainLoad(source, transform, sampler, data_seed, short_side)
         self._steps = range(start, stop)
         self._workers = workers
-        self._images: Generator[Tensor, None, None] | None = None
+        self._results: Generator[Tensor | None, None, None] | None = None
 
     def __iter__(self) -> Iterator[TrainBatch]:
         """Yield one `TrainBatch` a step; iterating again begins again at `start`."""
         self.close()
-        self._images = load_in_order(self._load, self._steps, workers=self._workers)
-        for step, pixels in zip(self._steps, self._images, strict=True):
+        workers = min(self._workers, len(self._steps))
+        per_rank = len(self._load.sampler.batch(0, 0).indices)
+        places = shared_places(self._load.transform.shape(per_rank), workers=workers)
+        load = replace(self._load, places=places)
+        self._results = load_in_order(load, self._steps, workers=workers)
+        for step, result in zip(self._steps, self._results, strict=True):
             _, batch = self._load.samples(step)
+            pixels = load.place(step) if result is None else result.numpy()
             yield TrainBatch(
                 # Finished here: uint8 takes a quarter of the shared memory and of the time to send it.
                 images=self._load.transform.finish(pixels, self._load.seeds(step)),
@@ -93,9 +102,9 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the workers; without effect where none run."""
-        if self._images is not None:
-            self._images.close()
-            self._images = None
+        if self._results is not None:
+            self._results.close()
+            self._results = None
 
     def __enter__(self) -> Self:
         """Return the loader."""
@@ -142,12 +151,14 @@ def eval_batches(
 
 @dataclass(frozen=True)
 class _TrainLoad:
-    """What a worker does for one training step."""
+    """What a worker does for one training step. places: where the result goes; None: it is returned."""
 
     source: ImageSource
     transform: TrainTransform
     sampler: EpochSampler
     data_seed: int
+    short_side: int | None
+    places: Pixels | None = None
 
     def samples(self, step: int) -> tuple[int, BatchIndices]:
         """The epoch that the pictures of a step are seen in, and the pictures."""
@@ -162,10 +173,21 @@ class _TrainLoad:
             for index, copy in zip(batch.indices.tolist(), batch.copies.tolist(), strict=True)
         ]
 
-    def __call__(self, step: int) -> Tensor:
+    def place(self, step: int) -> Pixels:
+        """Where the result of a step goes."""
+        assert self.places is not None
+        place: Pixels = self.places[step % len(self.places)]
+        return place
+
+    def __call__(self, step: int) -> Tensor | None:
         _, batch = self.samples(step)
-        pictures = (_picture(self.source, index) for index in batch.indices.tolist())
-        return self.transform.pixels(pictures, self.seeds(step))
+        pictures = (
+            picture_of(self.source, index, short_side=self.short_side) for index in batch.indices.tolist()
+        )
+        if self.places is None:
+            return torch.from_numpy(self.transform.pixels(pictures, self.seeds(step)))
+        self.transform.pixels(pictures, self.seeds(step), out=self.place(step))
+        return None
 
 
 @dataclass(frozen=True)
@@ -183,8 +205,3 @@ class _EvalLoad:
     def __call__(self, number: int) -> Tensor:
         pictures = (self.source.read(index) for index in self.members(number).tolist())
         return torch.stack([prepare_uint8(picture, self.contract) for picture in pictures])
-
-
-def _picture(source: ImageSource, index: int) -> Picture:
-    """A kept picture without the detour over PIL."""
-    return source.pixels(index) if isinstance(source, KeptSource) else source.read(index)

@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -75,16 +76,16 @@ def normalise(images: Tensor, contract: InputContract) -> Tensor:
     return _normalised(images, contract)
 
 
-def normalise_pixels(pixels: Tensor, contract: InputContract) -> Tensor:
+def normalise_pixels(pixels: NDArray[np.uint8], contract: InputContract) -> Tensor:
     """Normalise uint8 (B, H, W, 3) on the CPU as `normalise` does: float32 (B, 3, H, W), to the bit."""
     library = native.load()
     if library is None:
-        return normalise(pixels.permute(0, 3, 1, 2), contract)
+        return normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), contract)
     levels = torch.arange(256, dtype=torch.uint8).expand(3, 1, 256)
     table = _normalised(levels, contract).view(3, 256).numpy()
     # NumPy asks for huge pages, torch does not: half of the time here would go into 4 KB page faults.
     result = np.empty((len(pixels), 3, *pixels.shape[1:3]), dtype=np.float32)
-    for picture, place in zip(pixels.numpy(), result, strict=True):
+    for picture, place in zip(pixels, result, strict=True):
         library.look_up(picture, table, place)
     return torch.from_numpy(result)
 
