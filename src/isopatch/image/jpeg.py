@@ -1,8 +1,8 @@
 """The plain case of a JPEG file, decoded without Pillow's detours where simplejpeg is installed (an extra).
 
 Both use libjpeg-turbo with the same settings and give the same pixels; `load` compares them before it is
-believed. Only what leaves nothing to decide is decoded here: three components of 8 bits without EXIF, XMP,
-Adobe or multi-picture marks, complete and undamaged. Everything else is left to Pillow, and so is every refusal.
+believed. Only what leaves nothing to decide is decoded here: three components of 8 bits, no mark of EXIF,
+XMP, Adobe or several pictures, complete and undamaged. The rest is left to Pillow, every refusal too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COMPONENTS = (1, 2, 3)  # Y, Cb, Cr as JFIF numbers them
 def decode_plain(data: bytes, *, max_pixels: int) -> Pixels | None:
     """Return the picture (h, w, 3), or None where Pillow has to look at the file."""
     decoder = load()
-    if decoder is None or not _is_plain(data, max_pixels):
+    if decoder is None or not is_plain(data, max_pixels):
         return None
     try:
         return decoder(data)
@@ -39,8 +39,8 @@ def decode_plain(data: bytes, *, max_pixels: int) -> Pixels | None:
         return None
 
 
-def _is_plain(data: bytes, max_pixels: int) -> bool:
-    """Walk the segments before the scan."""
+def is_plain(data: bytes, max_pixels: int) -> bool:
+    """Say whether these bytes begin like a JPEG file in which no mark changes what its pixels mean."""
     if data[:2] != b"\xff\xd8":
         return False
     place, framed, end = 2, False, len(data)
