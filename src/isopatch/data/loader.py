@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isopatch.data.augment import TrainTransform
-from isopatch.data.crops import Pixels
+from isopatch.data.crops import Picture, Pixels
 from isopatch.data.memory import keep_in_memory
 from isopatch.data.sampler import BatchIndices, EpochSampler
 from isopatch.data.seeding import derive_seed
@@ -179,11 +180,16 @@ class _TrainLoad:
         place: Pixels = self.places[step % len(self.places)]
         return place
 
+    def _pictures(self, indices: list[int]) -> Iterator[Picture]:
+        """Decode the pictures, each once where it stands several times in a row (repeated augmentation)."""
+        for index, same in itertools.groupby(indices):
+            picture = picture_of(self.source, index, short_side=self.short_side)
+            for _ in same:
+                yield picture
+
     def __call__(self, step: int) -> Tensor | None:
         _, batch = self.samples(step)
-        pictures = (
-            picture_of(self.source, index, short_side=self.short_side) for index in batch.indices.tolist()
-        )
+        pictures = self._pictures(batch.indices.tolist())
         if self.places is None:
             return torch.from_numpy(self.transform.pixels(pictures, self.seeds(step)))
         self.transform.pixels(pictures, self.seeds(step), out=self.place(step))

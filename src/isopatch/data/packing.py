@@ -9,15 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
-import shutil
 import time
-import zlib
-from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -26,30 +21,19 @@ from PIL import Image
 from isopatch import __version__
 from isopatch.data.crops import scaled
 from isopatch.data.find import find_data
-from isopatch.data.pack_index import FORMAT, INDEX, Rows, is_pack, shard_file, write_index, write_rows
+from isopatch.data.pack_files import Encoded, ShardWriter, check_target, new_folder
+from isopatch.data.pack_index import FORMAT, Rows, write_index, write_rows
 from isopatch.data.stored import StoredSource
 from isopatch.data.workers import load_in_order
-from isopatch.errors import IsopatchError, UsageError
-from isopatch.files import fsync_folder
+from isopatch.errors import UsageError
 from isopatch.image.decode import DECODE_VERSION, MAX_PIXELS, DecodeError, decode
 from isopatch.image.jpeg import is_plain
 
 Store = Literal["raw", "jpeg"]
 SHORT_SIDE = 256  # what 224 pixels are cut from in evaluation, at the commonest crop_fraction 0.875
 QUALITY = 95
-SHARD_BYTES = 1 << 30
 _SECONDS_BETWEEN_LINES = 10.0
 _LOG = logging.getLogger("isopatch")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One picture as it is stored. as_it_was: the source's own JPEG file, untouched."""
-
-    data: bytes
-    height: int
-    width: int
-    as_it_was: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +111,7 @@ def pack_data(
     """
     started = time.monotonic()
     target = Path(out).expanduser()
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     raw = find_data(source, max_pixels=max_pixels)
     sources = raw.roles()
     document: dict[str, Any] = {
@@ -150,7 +134,7 @@ def pack_data(
     pictures = sum(len(part) for part in sources.values())
     progress = _Progress(pictures)
     skip = bad == "skip"
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         for role, part in sources.items():
             encoder = Encoder(part, short_side, store, quality, skip, max_pixels)
             document["splits"][role] = _write_split(folder, role, encoder, str(source), workers, progress)
@@ -174,7 +158,7 @@ def _write_split(
 ) -> dict[str, Any]:
     """Write the shards and the index of one split; return its part of pack.json."""
     source = encoder.source
-    writer = _ShardWriter(folder, role)
+    writer = ShardWriter(folder, role)
     kept: list[int] = []
     skipped: list[list[str]] = []
     as_they_were = 0
@@ -215,41 +199,6 @@ def _write_split(
     }
 
 
-@dataclass
-class _ShardWriter:
-    """Appends pictures to shards of about a gigabyte and remembers where they are."""
-
-    folder: Path
-    role: str
-    shard_bytes: list[int] = field(default_factory=list)
-    shard: array[int] = field(default_factory=lambda: array("l"))
-    offset: array[int] = field(default_factory=lambda: array("q"))
-    length: array[int] = field(default_factory=lambda: array("q"))
-    height: array[int] = field(default_factory=lambda: array("l"))
-    width: array[int] = field(default_factory=lambda: array("l"))
-    crc: array[int] = field(default_factory=lambda: array("L"))
-    _file: IO[bytes] | None = None
-
-    def add(self, picture: Encoded) -> None:
-        if self._file is None or self.shard_bytes[-1] + len(picture.data) > SHARD_BYTES:
-            self.close()
-            self._file = open(self.folder / shard_file(self.role, len(self.shard_bytes)), "wb")  # noqa: SIM115
-            self.shard_bytes.append(0)
-        self._file.write(picture.data)
-        self.shard.append(len(self.shard_bytes) - 1)
-        self.offset.append(self.shard_bytes[-1])
-        self.length.append(len(picture.data))
-        self.height.append(picture.height)
-        self.width.append(picture.width)
-        self.crc.append(zlib.crc32(picture.data))
-        self.shard_bytes[-1] += len(picture.data)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
 class _Progress:
     """A line every few seconds."""
 
@@ -274,51 +223,3 @@ def _content(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DecodeError(name, error.strerror or type(error).__name__) from None
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: the folder {target.parent} does not exist")
-    if not target.exists() and not target.is_symlink():
-        return
-    if not is_pack(target):
-        raise UsageError(f"{target} exists and is not a pack; give another place")
-    if not overwrite:
-        raise UsageError(
-            f"{target}: there is a pack already; give another place, or --overwrite to replace it"
-        )
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target` that takes its place, complete and flushed, or vanishes."""
-    _remove_abandoned(target)
-    folder = target.with_name(f".{target.name}.packing-{os.getpid()}")
-    former = target.with_name(f".{target.name}.former-{os.getpid()}")
-    try:
-        folder.mkdir()
-        yield folder
-        for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        fsync_folder(folder)
-        if target.exists():
-            target.rename(former)
-        folder.rename(target)
-        fsync_folder(target.parent)
-    except OSError as error:
-        raise IsopatchError(
-            f"{target}: packing failed: {error.strerror or error}; nothing was kept. Free some space, pack "
-            f"elsewhere, or take less of it: --store jpeg, a smaller --short-side"
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for path in target.parent.glob(f".{target.name}.packing-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdigit() and not Path("/proc", number).exists() and not (path / INDEX).is_file():
-            shutil.rmtree(path, ignore_errors=True)
