@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from isopatch.data import geometry
+from isopatch.data import colours, geometry
 from isopatch.data.augment import TrainTransform, make_erasing
 from isopatch.data.crops import RandomResizedCrop, as_image
 from isopatch.data.loader import TrainLoader
@@ -283,3 +283,37 @@ def test_the_twins_are_timms_operations_at_special_angles():
             expected = auto_augment.rotate(picture(0, *size), degrees, **dict(options))
             turned = geometry.TWINS["Rotate"](picture(0, *size), degrees, **options)
             np.testing.assert_array_equal(np.asarray(turned), np.asarray(expected))
+
+
+def test_the_twins_of_colour_operations_are_timms():
+    from timm.data import auto_augment
+
+    if native.load() is None:
+        pytest.skip("built without the pixel library (native/data)")
+    names = {*auto_augment._RAND_TRANSFORMS, *auto_augment._RAND_INCREASING_TRANSFORMS}
+    ours = timm_rand_augment("rand-m9-mstd0.5-inc1", CONTRACT, "bicubic")
+    assert {op.name for op in ours.ops} <= names
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 256, (50, 40, 3), dtype=np.uint8),
+        rng.integers(90, 130, (1, 9, 3), dtype=np.uint8),
+        rng.choice(np.array([0, 13, 255], dtype=np.uint8), (20, 2, 3)),
+        np.full((30, 30, 3), 77, dtype=np.uint8),
+        np.zeros((5, 5, 3), dtype=np.uint8),
+        np.asarray(picture(1)),
+    ]
+    draws = random.Random(0)
+    plain = auto_augment.rand_augment_ops(magnitude=9, hparams={"img_mean": (1, 2, 3)}, transforms=names)
+    for op in plain:
+        if op.name in geometry.TWINS:
+            continue
+        twin = colours.twin_of(op.name, lambda image, *arguments, **options: pytest.fail("no twin"))
+        if op.name in colours._POINTWISE:
+            twin = colours.twin_of(op.name, op.aug_fn)
+        for pixels in pictures:
+            for _ in range(12):
+                amount = draws.uniform(0, 10)
+                arguments = op.level_fn(amount, op.hparams) if op.level_fn else ()
+                expected = np.asarray(op.aug_fn(Image.fromarray(pixels), *arguments, **op.kwargs))
+                got = np.asarray(twin(pixels, *arguments, **op.kwargs))
+                np.testing.assert_array_equal(got, expected, err_msg=f"{op.name} {arguments} {pixels.shape}")

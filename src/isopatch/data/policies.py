@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image, ImageFilter, ImageOps
 
-from isopatch.data import geometry
+from isopatch.data import colours, geometry
 from isopatch.data.crops import RESAMPLING, Interpolation, Picture, as_image
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
@@ -50,8 +50,9 @@ def timm_rand_augment(notation: str, contract: InputContract, interpolation: Int
     if interpolation != "random":  # absent, timm draws bilinear or bicubic for each operation
         parameters["interpolation"] = RESAMPLING[interpolation]
     operation: Any = rand_augment_transform(notation, parameters)
-    for part in operation.ops:  # what is drawn stays timm's; how pixels are moved may be a twin of Pillow's
-        part.aug_fn = geometry.TWINS.get(part.name, functools.partial(_on_image, part.aug_fn))
+    for part in operation.ops:  # what is drawn stays timm's; who changes the pixels may be a twin of Pillow
+        plain = functools.partial(_on_image, part.aug_fn)
+        part.aug_fn = geometry.TWINS.get(part.name) or colours.twin_of(part.name, plain)
     picture_op: PictureOp = operation
     return picture_op
 

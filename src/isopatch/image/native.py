@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -41,8 +41,20 @@ class PixelLibrary:
         self._look_up.argtypes = [pointer, long, pointer, pointer]
         self._use = library.isopatch_pixels_use
         self._use.argtypes = [whole]
-        for function in (self._scale, self._affine, self._look_up):
+        self._map = library.isopatch_pixels_map
+        self._map.argtypes = [pointer, long, pointer, pointer]
+        self._count = library.isopatch_pixels_count
+        self._count.argtypes = [pointer, long, pointer]
+        self._saturate = library.isopatch_pixels_saturate
+        self._saturate.argtypes = [pointer, long, ctypes.c_float, pointer]
+        self._sharpen = library.isopatch_pixels_sharpen
+        self._sharpen.argtypes = [pointer, whole, whole, ctypes.c_float, pointer]
+        without_result = (self._scale, self._affine, self._look_up, self._map, self._count)
+        for function in (*without_result, self._saturate, self._sharpen):
             function.restype = None
+        self._grey_sum = library.isopatch_pixels_grey_sum
+        self._grey_sum.argtypes = [pointer, long]
+        self._grey_sum.restype = long
 
     def use(self, instruction_set: str) -> str:
         """Use at most this instruction set and return the one in use; for tests."""
@@ -97,6 +109,41 @@ class PixelLibrary:
         pixels = picture.shape[0] * picture.shape[1]
         self._look_up(picture.ctypes.data, pixels, table.ctypes.data, out.ctypes.data)
 
+    def map(self, picture: Pixels, table: NDArray[np.uint8]) -> Pixels:
+        """Return table[c, picture[y, x, c]]. table: (3, 256) uint8."""
+        picture = np.ascontiguousarray(picture)
+        assert table.shape == (3, 256) and table.dtype == np.uint8 and table.flags.c_contiguous
+        result = np.empty_like(picture)
+        self._map(picture.ctypes.data, picture.size // 3, table.ctypes.data, result.ctypes.data)
+        return result
+
+    def count(self, picture: Pixels) -> NDArray[np.int64]:
+        """Return how often each level occurs in each channel: (3, 256)."""
+        picture = np.ascontiguousarray(picture)
+        counts = np.empty((3, 256), dtype=np.int64)
+        self._count(picture.ctypes.data, picture.size // 3, counts.ctypes.data)
+        return counts
+
+    def grey_sum(self, picture: Pixels) -> int:
+        """Return the sum of the levels of `Image.convert("L")`."""
+        picture = np.ascontiguousarray(picture)
+        return int(self._grey_sum(picture.ctypes.data, picture.size // 3))
+
+    def saturate(self, picture: Pixels, factor: float) -> Pixels:
+        """Return `ImageEnhance.Color(picture).enhance(factor)`."""
+        picture = np.ascontiguousarray(picture)
+        result = np.empty_like(picture)
+        self._saturate(picture.ctypes.data, picture.size // 3, factor, result.ctypes.data)
+        return result
+
+    def sharpen(self, picture: Pixels, factor: float) -> Pixels:
+        """Return `ImageEnhance.Sharpness(picture).enhance(factor)`."""
+        picture = np.ascontiguousarray(picture)
+        result = np.empty_like(picture)
+        height, width = picture.shape[:2]
+        self._sharpen(picture.ctypes.data, width, height, factor, result.ctypes.data)
+        return result
+
 
 @functools.cache
 def load() -> PixelLibrary | None:
@@ -115,7 +162,7 @@ def load() -> PixelLibrary | None:
 
 
 def agrees_with_pillow(library: PixelLibrary) -> bool:
-    """Compare both on a small picture: larger, smaller, turned. Takes about a millisecond."""
+    """Compare both on a small picture: larger, smaller, turned, other colours. Takes about 2 ms."""
     rows, columns, channels = np.ogrid[:37, :41, :3]
     picture = (rows * 7 + columns * columns * 3 + channels * 50 + rows * columns).astype(np.uint8)
     image = Image.fromarray(picture)
@@ -137,4 +184,11 @@ def agrees_with_pillow(library: PixelLibrary) -> bool:
         )
         if not np.array_equal(library.affine(picture, matrix, (9, 8, 7)), np.asarray(turned)):
             return False
-    return True
+    for factor in (0.3, 1.8):
+        saturated = ImageEnhance.Color(image).enhance(factor)
+        sharpened = ImageEnhance.Sharpness(image).enhance(factor)
+        if not np.array_equal(library.saturate(picture, factor), np.asarray(saturated)):
+            return False
+        if not np.array_equal(library.sharpen(picture, factor), np.asarray(sharpened)):
+            return False
+    return library.grey_sum(picture) == int(np.asarray(image.convert("L")).astype(np.int64).sum())
