@@ -42,7 +42,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "serve": ("predict", "image", "explain"),
     "bench": ("models", "data", "image.contract", "image.decode", "kernels"),
     "kernels": ("nn", "models"),
-    "doctor": ("training.hardware", "kernels"),
+    "doctor": ("training.hardware", "image.native", "kernels"),
 }
 EVERYTHING = ("cli", "api", "evaluation", "eval_sizes", "demo", "__init__", "__main__")
 

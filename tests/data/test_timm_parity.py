@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from isopatch.data import colours, geometry
+from isopatch.data import colours, geometry, mixing
 from isopatch.data.augment import TrainTransform, make_erasing
 from isopatch.data.crops import RandomResizedCrop, as_image
 from isopatch.data.loader import TrainLoader
@@ -231,6 +231,21 @@ def test_mixing_is_timms(name):
         assert torch.equal(mixed, expected_images)
         assert torch.equal(targets, expected_targets)
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_large_pictures_are_mixed_in_place_and_alike(name, monkeypatch):
+    images, labels = torch.randn(6, 3, 20, 16), torch.arange(6) % 5
+    for seed in range(20):
+        whole = mix(images.clone(), labels, 5, MIXES[name], label_smoothing=0.1, seed=seed)
+        with monkeypatch.context() as patched:
+            patched.setattr(mixing, "PAIR_BYTES", 1)
+            given = images.clone()
+            before = global_states()
+            mixed, targets = mix(given, labels, 5, MIXES[name], label_smoothing=0.1, seed=seed)
+            assert global_states() == before
+        assert mixed is given
+        assert torch.equal(mixed, whole[0]) and torch.equal(targets, whole[1])
 
 
 def test_mixup_blends_each_picture_with_its_mirror_in_the_batch():
