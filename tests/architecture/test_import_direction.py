@@ -36,7 +36,15 @@ TABLE: dict[str, tuple[str, ...]] = {
     "export": ("models", "image"),
     # Formats live in models; this is what surrounds a conversion: place, peers' code, comparison.
     "conversion": ("models", "nn.classifier", "nn.skeleton", "nn.norms", "image", "data"),
-    "predict": ("models", "image", "data.sources", "training.evaluate", "training.metrics", "kernels"),
+    "predict": (
+        "models",
+        "image",
+        "data.sources",
+        "data.pack_index",
+        "training.evaluate",
+        "training.metrics",
+        "kernels",
+    ),
     "predict_file": ("predict", "predict_rows", "image"),
     "predict_rows": ("predict", "image"),
     "serve": ("predict", "image", "explain"),

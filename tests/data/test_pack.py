@@ -316,6 +316,9 @@ def test_train_and_eval_take_a_pack(tree, tmp_path, capsys):
     assert main(["eval", str(run), "--data", str(pack), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.rpartition("\n{")[2].join(["{", ""]))["num_images"] == 6
     assert main(["data", "check", str(pack)]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(run), str(pack)]) == 2
+    assert "a pack, whose pictures are no files" in capsys.readouterr().err
 
 
 def test_odd_pictures_follow_the_one_decode_function(tmp_path):
