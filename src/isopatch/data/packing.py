@@ -18,7 +18,6 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from isopatch import __version__
 from isopatch.data.crops import scaled
 from isopatch.data.find import find_data
 from isopatch.data.pack_files import Encoded, ShardWriter, check_target, new_folder
@@ -126,7 +125,6 @@ def pack_data(
         "made_from": {
             "source": str(source),
             "fingerprints": {role: part.fingerprint for role, part in sources.items()},
-            "isopatch": __version__,
             "pillow": PIL.__version__,
             "decode_version": DECODE_VERSION,
         },
