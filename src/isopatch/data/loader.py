@@ -84,8 +84,8 @@ class TrainLoader:
         """Yield one `TrainBatch` a step; iterating again begins again at `start`."""
         self.close()
         workers = min(self._workers, len(self._steps))
-        per_rank = len(self._load.sampler.batch(0, 0).indices)
-        places = shared_places(self._load.transform.shape(per_rank), workers=workers)
+        pictures = len(self._load.samples(self._steps.start)[1].indices) if self._steps else 0
+        places = shared_places(self._load.transform.shape(pictures), workers=workers)
         load = replace(self._load, places=places)
         self._results = load_in_order(load, self._steps, workers=workers)
         for step, result in zip(self._steps, self._results, strict=True):
