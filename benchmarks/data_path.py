@@ -2,7 +2,7 @@
 
 Claim: with the augmentation of the recipe deit at 224 pixels and 2 workers, on the photographs of TrashNet,
     folder   a folder of JPEG files: at least 1.5 times the best of timm and torchvision on the same files
-    resized  a pack at 224 pixels: at least 1.3 times timm on the same pictures, resized the same way, as JPEG files
+    resized  a pack at 224 pixels: at least 1.3 times timm on the same pictures, resized alike, as JPEG files
     pack     a pack at 256 pixels: at least 3 times timm on the folder that it was made from
 All contenders in turn in one process, `--n` rounds each; ratios are medians over rounds. torchvision's policy
 on tensors (bilinear, which is not the recipe's) is recorded beside, and so is a pack of JPEG files.
@@ -58,10 +58,7 @@ def main() -> int:
             "pack of jpeg": measure_loaders(place / "jpeg256", settings, peers=["timm"], against=folder),
         }
     ratios = {name: row["ratio_to_best_peer"]["median"] for name, row in rows.items()}
-    measured = ", ".join(
-        f"{name} {ratios[name]:.2f}x ({'-'.join(f'{q:.2f}' for q in rows[name]['ratio_to_best_peer']['quartiles'])})"
-        for name in FLOORS
-    )
+    measured = ", ".join(_words(name, rows[name]["ratio_to_best_peer"]) for name in FLOORS)
     return record(
         "data_path",
         claim="; ".join(f"{name} at least {floor:g} times the best peer" for name, floor in FLOORS.items()),
@@ -80,6 +77,11 @@ def main() -> int:
         },
         rows=rows,
     )
+
+
+def _words(name: str, ratio: dict[str, Any]) -> str:
+    low, high = ratio["quartiles"]
+    return f"{name} {ratio['median']:.2f}x ({low:.2f}-{high:.2f})"
 
 
 if __name__ == "__main__":
