@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP) $(NATIVE)
 
 # The native kernels, built anew when their source changed. Without a C++ compiler isopatch installs without them.
-$(NATIVE): $(STAMP) native/CMakeLists.txt $(wildcard native/src/*)
+$(NATIVE): $(STAMP) $(wildcard native/CMakeLists.txt native/*/*)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $(NATIVE)
 
@@ -52,7 +52,8 @@ test-slow: $(NATIVE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not gpu and not soak'
 
 clean:
-	rm -rf .venv build dist native/CMakeCache.txt native/CMakeFiles native/CMakeInit.txt native/build.ninja \
-	  native/cmake_install.cmake native/.ninja_* src/isopatch/kernels/native/*.so
+	rm -rf .venv build dist native/CMakeCache.txt native/CMakeInit.txt native/build.ninja native/.ninja_*
+	find native \( -name CMakeFiles -o -name cmake_install.cmake \) -prune -exec rm -rf {} +
+	find src -name '*.so' -delete
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from isopatch.image import native
 from isopatch.training.hardware import available_cores, cpu_flags, cpu_name
 
 PACKAGES = (
@@ -28,6 +29,7 @@ PACKAGES = (
     "huggingface-hub",
     "pydantic",
     "datasets",
+    "simplejpeg",
 )
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "bf16")
 
@@ -51,6 +53,7 @@ def examine() -> dict[str, Any]:
         "matrix_gflops": rates,
         "bf16_speedup": round(rates["bf16"] / rates["fp32"], 2),
         "native_kernels": "none in this version: every operation runs in PyTorch",
+        "pixel_library": pixel_library(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "ISOPATCH_DATA": shared_data(),
     }
@@ -107,6 +110,13 @@ def matrix_rates(side: int = 1024, repeats: int = 5) -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
         rates[name] = round(2 * side**3 / statistics.median(seconds) / 1e9, 1)
     return rates
+
+
+def pixel_library() -> str:
+    """Say who prepares training pictures."""
+    if native.load() is not None:
+        return "used: training pictures are prepared in compiled code"
+    return "not built, or not like the installed Pillow, which prepares training pictures: same bits, slower"
 
 
 def shared_data() -> str:

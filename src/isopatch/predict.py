@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from isopatch.data.pack_index import is_pack
 from isopatch.errors import UsageError
 from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_opened
 from isopatch.image.names import printable
@@ -227,6 +228,11 @@ def expand_inputs(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
         before = len(found)
         files = 0
         for match in matches:
+            if is_pack(Path(match)):
+                raise UsageError(
+                    f"{printable(match)}: a pack, whose pictures are no files; give the folder it was made "
+                    f"from, or measure on it with isopatch eval"
+                )
             for file in _files_below(match) if os.path.isdir(match) else (match,):
                 files += 1
                 found.setdefault(os.path.abspath(file), file)

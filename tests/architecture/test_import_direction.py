@@ -36,13 +36,21 @@ TABLE: dict[str, tuple[str, ...]] = {
     "export": ("models", "image"),
     # Formats live in models; this is what surrounds a conversion: place, peers' code, comparison.
     "conversion": ("models", "nn.classifier", "nn.skeleton", "nn.norms", "image", "data"),
-    "predict": ("models", "image", "data.sources", "training.evaluate", "training.metrics", "kernels"),
+    "predict": (
+        "models",
+        "image",
+        "data.sources",
+        "data.pack_index",
+        "training.evaluate",
+        "training.metrics",
+        "kernels",
+    ),
     "predict_file": ("predict", "predict_rows", "image"),
     "predict_rows": ("predict", "image"),
     "serve": ("predict", "image", "explain"),
-    "bench": ("models", "data", "kernels"),
+    "bench": ("models", "data", "image.contract", "image.decode", "kernels"),
     "kernels": ("nn", "models"),
-    "doctor": ("training.hardware", "kernels"),
+    "doctor": ("training.hardware", "image.native", "kernels"),
 }
 EVERYTHING = ("cli", "api", "evaluation", "eval_sizes", "demo", "__init__", "__main__")
 

@@ -16,7 +16,7 @@ from PIL import Image
 from isopatch.data.augment import TrainTransform
 from isopatch.data.loader import TrainLoader, eval_batches
 from isopatch.data.sampler import EpochSampler
-from isopatch.data.workers import load_in_order
+from isopatch.data.workers import load_in_order, shared_places
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.contract import InputContract
 from isopatch.image.decode import DecodeError
@@ -237,11 +237,47 @@ def test_full_shared_memory_slows_down_but_neither_fails_nor_hangs(monkeypatch, 
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device")
 
     source = Pictures()
-    reference = digests(loader(source))
+    reference = [batch.images for batch in eval_batches(source, CONTRACT, batch_size=8)]
     monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)  # the workers, forked, inherit it
+    batches = list(eval_batches(source, CONTRACT, batch_size=8, workers=2))
+    for batch, images in zip(batches, reference, strict=True):
+        assert torch.equal(batch.images, images)
+    assert caplog.text.count("shared memory (/dev/shm) lacks room") == 1
+
+
+@needs_fork
+def test_training_needs_no_shared_memory_folder(monkeypatch):
+    def no_room(tensor):
+        raise AssertionError("/dev/shm was asked for")
+
+    source = Pictures()
+    reference = digests(loader(source))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_room)
     with loader(source, workers=2) as batches:
         assert digests(batches) == reference
-    assert caplog.text.count("shared memory (/dev/shm) lacks room") == 1
+
+
+@needs_fork
+@pytest.mark.parametrize(("places_too_few", "equal"), [(0, True), (2, False)])
+def test_a_place_is_not_written_again_before_it_was_read(places_too_few, equal, monkeypatch):
+    """A slow reader and fast workers; with fewer places than results under way it goes wrong."""
+    real = shared_places
+
+    def fewer(shape, *, workers):
+        return real(shape, workers=workers)[places_too_few:]
+
+    source = Pictures()
+    reference = digests(loader(source, stop=30))
+    monkeypatch.setattr("isopatch.data.loader.shared_places", fewer)
+    finish = TrainTransform.finish
+
+    def late(self, pixels, seeds):
+        time.sleep(0.03)
+        return finish(self, pixels, seeds)
+
+    monkeypatch.setattr(TrainTransform, "finish", late)
+    with loader(source, workers=2, stop=30) as batches:
+        assert (digests(batches) == reference) is equal
 
 
 @needs_fork

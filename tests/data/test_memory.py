@@ -52,28 +52,28 @@ def test_a_kept_source_is_the_source_without_decoding(sizes):
     for index in range(40):
         assert kept.read(index).tobytes() == source.arrays[index].tobytes()
         assert kept.read(index).mode == "RGB"
-        np.testing.assert_array_equal(kept.pixels(index), source.arrays[index])
+        np.testing.assert_array_equal(kept.picture(index), source.arrays[index])
     assert source.reads == reads
     assert (kept.classes, kept.fingerprint, kept.name(3)) == (source.classes, "f00", "picture-3")
     np.testing.assert_array_equal(kept.labels, source.labels)
 
 
 def test_one_size_is_one_array_and_a_late_other_size_is_kept_too():
-    assert keep_in_memory(Pictures(noise(20, (8, 8))), limit_mb=1).pixels(3).base is not None
+    assert keep_in_memory(Pictures(noise(20, (8, 8))), limit_mb=1).picture(3).base is not None
     arrays = noise(40, (8, 8))
     arrays[33] = noise(1, (3, 7))[0]  # between the pictures that are looked at for the estimate
     kept = keep_in_memory(Pictures(arrays), limit_mb=1)
     for index, array in enumerate(arrays):
-        np.testing.assert_array_equal(kept.pixels(index), array)
+        np.testing.assert_array_equal(kept.picture(index), array)
 
 
 def test_kept_pictures_cannot_be_changed_by_accident():
     for sizes in ([(8, 8)], [(8, 6), (5, 9)]):
         kept = keep_in_memory(Pictures(noise(20, *sizes)), limit_mb=1)
         with pytest.raises(ValueError, match="read-only"):
-            kept.pixels(0)[0] = 1
+            kept.picture(0)[0] = 1
         kept.read(0).putpixel((0, 0), (1, 2, 3))  # a picture is the caller's own
-        np.testing.assert_array_equal(kept.pixels(0), noise(20, *sizes)[0])
+        np.testing.assert_array_equal(kept.picture(0), noise(20, *sizes)[0])
 
 
 def test_the_limit_counts_decoded_bytes():

@@ -7,13 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from isopatch.data import colours, geometry, mixing
 from isopatch.data.augment import TrainTransform, make_erasing
-from isopatch.data.crops import RandomResizedCrop
+from isopatch.data.crops import RandomResizedCrop, as_image
 from isopatch.data.loader import TrainLoader
 from isopatch.data.mixing import mix, smooth_targets
 from isopatch.data.policies import timm_rand_augment
 from isopatch.data.sampler import EpochSampler
 from isopatch.data.seeding import derive_seed, restored_generators, seeded
+from isopatch.image import native
 from isopatch.image.contract import InputContract
 from isopatch.training.config import AugmentConfig, MixConfig
 
@@ -155,7 +157,7 @@ def test_without_the_scope_the_libraries_change_the_generators():
     policy = timm_rand_augment(PAPERS, CONTRACT, "random")
     jitter = transforms.ColorJitter(0.3, 0.3, 0.3)
     for seed in range(16):
-        jitter(policy(picture(seed)))
+        jitter(as_image(policy(picture(seed))))
     after = global_states()
     assert all(old != new for old, new in zip(before, after, strict=True))
 
@@ -231,6 +233,21 @@ def test_mixing_is_timms(name):
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
 
 
+@pytest.mark.parametrize("name", MIXES)
+def test_large_pictures_are_mixed_in_place_and_alike(name, monkeypatch):
+    images, labels = torch.randn(6, 3, 20, 16), torch.arange(6) % 5
+    for seed in range(20):
+        whole = mix(images.clone(), labels, 5, MIXES[name], label_smoothing=0.1, seed=seed)
+        with monkeypatch.context() as patched:
+            patched.setattr(mixing, "PAIR_BYTES", 1)
+            given = images.clone()
+            before = global_states()
+            mixed, targets = mix(given, labels, 5, MIXES[name], label_smoothing=0.1, seed=seed)
+            assert global_states() == before
+        assert mixed is given
+        assert torch.equal(mixed, whole[0]) and torch.equal(targets, whole[1])
+
+
 def test_mixup_blends_each_picture_with_its_mirror_in_the_batch():
     images, labels = torch.randn(6, 3, 8, 8), torch.arange(6)
     mixed, targets = mix(images.clone(), labels, 6, MixConfig(mixup=1.0), label_smoothing=0, seed=4)
@@ -258,3 +275,60 @@ def test_steps_that_are_not_mixed_have_the_targets_of_no_mixing():
             assert torch.equal(targets, smooth_targets(labels, 3, 0.1))
             unmixed += 1
     assert 7 < unmixed < 33  # 20 +- 4 standard deviations
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "random"])
+def test_compiled_and_plain_pixel_work_give_the_same_samples(interpolation, monkeypatch):
+    if native.load() is None:
+        pytest.skip("built without the pixel library (native/data)")
+    settings = AugmentConfig(rand_augment="rand-m9-n4-p1.0-mstd0.5-inc1", interpolation=interpolation)
+    transform = TrainTransform(settings, CONTRACT)
+    pictures = [picture(seed, *[(70, 90), (40, 48), (300, 2)][seed % 3]) for seed in range(60)]
+    ours = transform.batch(pictures, range(60))
+    monkeypatch.setattr(native, "load", lambda: None)
+    assert torch.equal(transform.batch(pictures, range(60)), ours)
+
+
+def test_the_twins_are_timms_operations_at_special_angles():
+    from timm.data import auto_augment
+
+    for degrees in (0.0, 90.0, 180.0, -90.0, 360.0, 1e-9):
+        for size in ((40, 40), (30, 50)):
+            options = {"fillcolor": (1, 2, 3), "resample": Image.Resampling.BICUBIC}
+            expected = auto_augment.rotate(picture(0, *size), degrees, **dict(options))
+            turned = geometry.TWINS["Rotate"](picture(0, *size), degrees, **options)
+            np.testing.assert_array_equal(np.asarray(turned), np.asarray(expected))
+
+
+def test_the_twins_of_colour_operations_are_timms():
+    from timm.data import auto_augment
+
+    if native.load() is None:
+        pytest.skip("built without the pixel library (native/data)")
+    names = {*auto_augment._RAND_TRANSFORMS, *auto_augment._RAND_INCREASING_TRANSFORMS}
+    ours = timm_rand_augment("rand-m9-mstd0.5-inc1", CONTRACT, "bicubic")
+    assert {op.name for op in ours.ops} <= names
+    rng = np.random.default_rng(0)
+    pictures = [
+        rng.integers(0, 256, (50, 40, 3), dtype=np.uint8),
+        rng.integers(90, 130, (1, 9, 3), dtype=np.uint8),
+        rng.choice(np.array([0, 13, 255], dtype=np.uint8), (20, 2, 3)),
+        np.full((30, 30, 3), 77, dtype=np.uint8),
+        np.zeros((5, 5, 3), dtype=np.uint8),
+        np.asarray(picture(1)),
+    ]
+    draws = random.Random(0)
+    plain = auto_augment.rand_augment_ops(magnitude=9, hparams={"img_mean": (1, 2, 3)}, transforms=names)
+    for op in plain:
+        if op.name in geometry.TWINS:
+            continue
+        twin = colours.twin_of(op.name, lambda image, *arguments, **options: pytest.fail("no twin"))
+        if op.name in colours._POINTWISE:
+            twin = colours.twin_of(op.name, op.aug_fn)
+        for pixels in pictures:
+            for _ in range(12):
+                amount = draws.uniform(0, 10)
+                arguments = op.level_fn(amount, op.hparams) if op.level_fn else ()
+                expected = np.asarray(op.aug_fn(Image.fromarray(pixels), *arguments, **op.kwargs))
+                got = np.asarray(twin(pixels, *arguments, **op.kwargs))
+                np.testing.assert_array_equal(got, expected, err_msg=f"{op.name} {arguments} {pixels.shape}")

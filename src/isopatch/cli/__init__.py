@@ -86,6 +86,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "models show": models.models_show,
     "export": models.export,
     "data check": other.data_check,
+    "data pack": other.data_pack,
+    "data bench": other.data_bench,
     "doctor": other.doctor,
     "demo": other.demo,
 }

@@ -1,4 +1,4 @@
-"""The verbs `data check`, `doctor` and `demo`."""
+"""The verbs `data check`, `data pack`, `data bench`, `doctor` and `demo`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,49 @@ def data_check(arguments: argparse.Namespace) -> int:
     from isopatch.data.check_text import render_check
 
     emit(arguments, check_data(arguments.data, max_pixels=arguments.max_pixels), render_check)
+    return EXIT_DONE
+
+
+def data_pack(arguments: argparse.Namespace) -> int:
+    """Resize every picture of a data set once and store it in shards."""
+    from isopatch.cli import text
+    from isopatch.data.packing import pack_data
+
+    result = pack_data(
+        arguments.data,
+        arguments.out,
+        short_side=arguments.short_side,
+        store=arguments.store,
+        quality=arguments.quality,
+        workers=arguments.workers,
+        bad=arguments.bad,
+        overwrite=arguments.overwrite,
+        max_pixels=arguments.max_pixels,
+    )
+    emit(arguments, result, text.packed)
+    return EXIT_DONE
+
+
+def data_bench(arguments: argparse.Namespace) -> int:
+    """Measure how fast training pictures arrive, beside the peers' loaders."""
+    from isopatch.bench.data import LoaderSettings, measure_loaders, render
+    from isopatch.image.contract import InputContract
+    from isopatch.recipes.table import find_recipe
+    from isopatch.training.config import ModelNode
+
+    recipe = find_recipe(arguments.recipe).build(ModelNode(name=arguments.model), arguments.data, [])
+    given = {key: value for key, value in recipe.input.model_dump().items() if value is not None}
+    settings = LoaderSettings(
+        recipe.augment,
+        InputContract(height=arguments.size, width=arguments.size, **given),
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        rounds=arguments.rounds,
+        pictures=arguments.pictures,
+    )
+    peers = [peer.strip() for peer in arguments.peers.split(",") if peer.strip()]
+    document = measure_loaders(arguments.data, settings, peers=peers, against=arguments.against)
+    emit(arguments, {"recipe": arguments.recipe, **document}, render)
     return EXIT_DONE
 
 

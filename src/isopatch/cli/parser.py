@@ -19,13 +19,13 @@ VERBS = {
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
     "export": "write a model in another form: one file of source that needs torch alone",
-    "data": "check a data set: every file, sizes, classes, duplicates",
+    "data": "check a data set, pack it for fast training, or measure how fast it is read",
     "config": "print the configuration a training would use, as YAML",
     "doctor": "show versions, CPU, GPU and speed of this machine",
     "demo": "train two small models on real scans, in about a minute",
 }
 
-DATA = "digits, a folder, Parquet or a hub name"
+DATA = "digits, a folder, a pack, Parquet or a hub name"
 CHECKPOINT = "run folder, weights file or hub id"
 
 TRAIN_EPILOG = """\
@@ -239,12 +239,15 @@ def build_parser() -> Parser:
     export.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
     export.settings_under = "model."
 
+    data = group("data", "check|pack|bench")
     what = "read every file: sizes, modes, class balance, unreadable files, duplicates"
-    check = verb("check", what, among=group("data", "check"), group="data")
+    check = verb("check", what, among=data, group="data")
     check.add_argument("data", metavar="DATA", help=DATA)
-    check.add_argument(
-        "--max-pixels", type=_count(1), default=50_000_000, metavar="N", help="refuse larger pictures"
-    )
+    _add_max_pixels(check)
+    pack = verb("pack", "resize every picture once, store them in shards", among=data, group="data")
+    _add_pack(pack)
+    what = "training pictures a second: our loader beside the peers', on the same files"
+    _add_data_bench(verb("bench", what, among=data, group="data"))
 
     verb("doctor")
     demo = verb("demo")
@@ -282,6 +285,51 @@ def _add_inference(parser: Parser, *, batch_size: int) -> None:
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
+
+
+def _add_pack(pack: Parser) -> None:
+    pack.add_argument("data", metavar="DATA", help=DATA)
+    pack.add_argument("out", metavar="OUT", help="a new folder, which --data then takes")
+    pack.add_argument(
+        "--short-side", type=_count(1), default=256, metavar="N", help="pixels at most; default 256"
+    )
+    pack.add_argument(
+        "--store",
+        choices=("raw", "jpeg"),
+        default="raw",
+        help="raw (default): pixels, fastest, 3 bytes each; jpeg: a tenth of that",
+    )
+    pack.add_argument("--quality", type=_count(1), default=95, metavar="Q", help="of jpeg; default 95")
+    pack.add_argument("--workers", type=_count(0), default=0, metavar="N", help="processes that decode")
+    pack.add_argument("--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does")
+    pack.add_argument("--overwrite", action="store_true", help="replace the pack that is at OUT")
+    _add_max_pixels(pack)
+
+
+def _add_data_bench(bench: Parser) -> None:
+    bench.add_argument("data", metavar="DATA", help=DATA)
+    bench.add_argument("--peers", metavar="NAME,...", default="", help="timm, torchvision; default none")
+    bench.add_argument("--against", metavar="DATA", help="what the peers read; default DATA")
+    bench.add_argument("--recipe", metavar="NAME", default="deit", help="whose augmentation; default deit")
+    bench.add_argument(
+        "--model", metavar="NAME", default="deit_small_patch16_224", help="whose recipe, where it matters"
+    )
+    for option, default, what in (
+        ("--size", 224, "pixels a side"),
+        ("--batch-size", 64, "pictures in a batch"),
+        ("--rounds", 5, "of each contender"),
+        ("--pictures", 1024, "timed in a round"),
+    ):
+        bench.add_argument(
+            option, type=_count(1), default=default, metavar="N", help=f"{what}; default {default}"
+        )
+    bench.add_argument("--workers", type=_count(0), default=2, metavar="N", help="processes; default 2")
+
+
+def _add_max_pixels(parser: Parser) -> None:
+    parser.add_argument(
+        "--max-pixels", type=_count(1), default=50_000_000, metavar="N", help="refuse larger pictures"
+    )
 
 
 def _train_epilog() -> str:

@@ -218,6 +218,22 @@ def predicted(document: Mapping[str, Any]) -> str:
     )
 
 
+def packed(document: Mapping[str, Any]) -> str:
+    """Say what is in a new pack."""
+    splits = ", ".join(f"{role} {count:,}" for role, count in document["splits"].items())
+    how = document["store"] if document["quality"] is None else f"jpeg at quality {document['quality']}"
+    kept = document["as_they_were"]
+    lines = [
+        f"{document['out']}: {splits} pictures, shorter side at most {document['short_side']}, {how}, "
+        f"{document['bytes'] / 1e6:,.1f} MB in {document['seconds']:g} s"
+        + (f"; {kept:,} JPEG files as they were" if kept else "")
+    ]
+    for role, files in document["skipped"].items():
+        lines.append(f"{role}: {len(files):,} pictures cannot be read and were left out:")
+        lines += [f"    {name}: {reason}" for name, reason in files[:CLASS_LINES]]
+    return "\n".join(lines)
+
+
 def exported(document: Mapping[str, Any]) -> str:
     """Return the source itself, or where it is."""
     if document["out"] is None:

@@ -27,10 +27,12 @@ from isopatch.data.crops import (
     Pixels,
     RandomResizedCrop,
     SimpleRandomCrop,
+    as_image,
+    mirrored,
 )
 from isopatch.data.seeding import derive_seed, restored_generators
 from isopatch.image.contract import InputContract
-from isopatch.image.prepare import normalise
+from isopatch.image.prepare import normalise_pixels
 
 
 class AugmentSettings(Protocol):
@@ -75,7 +77,7 @@ class TrainTransform:
         self._crop = make_crop(augment, contract)
         self._flip = augment.flip
         self._three_augment = augment.three_augment
-        self._library_ops: list[policies.ImageOp] = []
+        self._library_ops: list[policies.PictureOp] = []
         if augment.rand_augment is not None:
             operation = policies.timm_rand_augment(augment.rand_augment, contract, augment.interpolation)
             self._library_ops.append(operation)
@@ -87,6 +89,7 @@ class TrainTransform:
         # timm drops the jitter where RandAugment is set; here a recipe that means 0 says 0.
         if augment.color_jitter > 0:
             self._library_ops.append(policies.color_jitter(augment.color_jitter))
+        self._erasing = augment.erasing
         self._erase = make_erasing(augment.erasing, augment.erasing_mode) if augment.erasing > 0 else None
 
     def __call__(self, image: Image.Image, *, seed: int) -> torch.Tensor:
@@ -98,16 +101,38 @@ class TrainTransform:
 
         pictures: PIL RGB images or (h, w, 3) uint8 arrays, taken one at a time.
         """
-        pixels = np.empty((len(seeds), self._contract.height, self._contract.width, 3), dtype=np.uint8)
+        return self.finish(self.pixels(pictures, seeds), seeds)
+
+    def shape(self, count: int) -> tuple[int, int, int, int]:
+        """Return the shape of `pixels` for so many pictures."""
+        return count, self._contract.height, self._contract.width, 3
+
+    def pixels(self, pictures: Iterable[Picture], seeds: Sequence[int], out: Pixels | None = None) -> Pixels:
+        """Do everything that is done on bytes: (B, H, W, 3) uint8, a quarter of what `finish` makes of it.
+
+        out: where to write it; None: new memory.
+        """
+        pixels = np.empty(self.shape(len(seeds)), dtype=np.uint8) if out is None else out
         rng = random.Random()
-        with self._scope() as reseed:
+        with self._scope(bool(self._library_ops)) as reseed:
             for sample, picture, seed in zip(pixels, pictures, seeds, strict=True):
                 sample[:] = self._change(picture, seed, rng, reseed)
-            images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), self._contract)
-            if self._erase is not None:
-                for image, seed in zip(images, seeds, strict=True):
-                    reseed(derive_seed(seed, "erasing"))
-                    self._erase(image)
+        return pixels
+
+    def finish(self, pixels: Pixels, seeds: Sequence[int]) -> torch.Tensor:
+        """Normalise and erase what `pixels` returned for the same seeds: (B, 3, H, W) float32."""
+        images = normalise_pixels(pixels, self._contract)
+        if self._erase is None:
+            return images
+        rng = random.Random()
+        with self._scope(True) as reseed:
+            for image, seed in zip(images, seeds, strict=True):
+                seed = derive_seed(seed, "erasing")
+                rng.seed(seed)
+                if rng.random() > self._erasing:  # the draw with which timm spares a picture
+                    continue
+                reseed(seed)
+                self._erase(image)
         return images
 
     def _change(
@@ -116,22 +141,20 @@ class TrainTransform:
         rng.seed(seed)
         pixels = self._crop(picture, rng)
         if rng.random() < self._flip:
-            pixels = pixels[:, ::-1]
-        if not self._three_augment and not self._library_ops:
-            return pixels
-        image = Image.fromarray(np.ascontiguousarray(pixels))
+            pixels = mirrored(pixels)
+        picture = pixels
         if self._three_augment:
-            image = policies.three_augment(image, rng)
+            picture = policies.three_augment(as_image(pixels), rng)
         if self._library_ops:
             reseed(derive_seed(seed, "policy"))  # another seed: the same one would repeat the crop's draws
             for operation in self._library_ops:
-                image = operation(image)
-        return np.asarray(image)
+                picture = operation(picture)
+        return np.asarray(picture)
 
     @contextlib.contextmanager
-    def _scope(self) -> Iterator[Callable[[int], None]]:
+    def _scope(self, libraries: bool) -> Iterator[Callable[[int], None]]:
         """The scope for libraries that draw from global generators; nothing where none is used."""
-        if self._library_ops or self._erase is not None:
+        if libraries:
             with restored_generators() as reseed:
                 yield reseed
         else:

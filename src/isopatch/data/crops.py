@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isopatch.errors import UsageError
+from isopatch.image import native
 from isopatch.image.contract import InputContract
 from isopatch.image.prepare import MAX_ASPECT, prepare_uint8, resized_size
 
@@ -60,11 +61,7 @@ class RandomResizedCrop:
         left, top, width, height = self.rectangle(full, rng)
         chosen = self._filters[0] if len(self._filters) == 1 else rng.choice(self._filters)
         # Cut, then scale: resize(box=...) would let pixels around the rectangle into its border.
-        if isinstance(picture, np.ndarray):
-            part = Image.fromarray(np.ascontiguousarray(picture[top : top + height, left : left + width]))
-        else:
-            part = picture.crop((left, top, left + width, top + height))
-        return np.asarray(part.resize(self._size, chosen))
+        return scaled(picture, (left, top, width, height), self._size, chosen)
 
     def rectangle(self, size: tuple[int, int], rng: random.Random) -> tuple[int, int, int, int]:
         """Draw (left, top, width, height) within a picture of `size` (width, height), in pixels."""
@@ -151,6 +148,35 @@ class FixedCrop:
     def __call__(self, picture: Picture, rng: random.Random) -> Pixels:
         """Return (H, W, 3) uint8."""
         return prepared(picture, self._contract)
+
+
+def scaled(
+    picture: Picture, box: tuple[int, int, int, int], size: tuple[int, int], filter: Image.Resampling
+) -> Pixels:
+    """Cut `box` (left, top, width, height) out and scale it to `size` (width, height): (H, W, 3) uint8."""
+    left, top, width, height = box
+    library = native.load()
+    # Where a picture is over 100 times as high as wide, Pillow exchanges its passes, and so the rounding.
+    if library is not None and height <= 100 * width:
+        if isinstance(picture, np.ndarray):
+            return library.scale(picture, box, size, filter)
+        part = np.asarray(picture.crop((left, top, left + width, top + height)))
+        return library.scale(part, (0, 0, width, height), size, filter)
+    if isinstance(picture, np.ndarray):
+        image = Image.fromarray(np.ascontiguousarray(picture[top : top + height, left : left + width]))
+    else:
+        image = picture.crop((left, top, left + width, top + height))
+    return np.asarray(image.resize(size, filter))
+
+
+def mirrored(pixels: Pixels) -> Pixels:
+    """Return the picture with left and right exchanged."""
+    library = native.load()
+    if library is None or pixels.strides[1:] != (3, 1):
+        return np.ascontiguousarray(pixels[:, ::-1])
+    height, width = pixels.shape[:2]
+    whole = (0, 0, width, height)
+    return library.scale(pixels, whole, (width, height), Image.Resampling.BILINEAR, mirror=True)
 
 
 def as_image(picture: Picture) -> Image.Image:

@@ -13,10 +13,11 @@ from pathlib import Path
 from PIL import Image
 
 from isopatch.data.find import find_data
+from isopatch.data.pack_index import is_pack
 from isopatch.data.scan import SplitScan, scan_split
 from isopatch.data.sources.folder import split_folders
 from isopatch.data.sources.parquet import find_shards
-from isopatch.data.stored import RawData
+from isopatch.data.stored import RawData, StoredSource
 from isopatch.errors import IsopatchError
 from isopatch.image.decode import DecodeError, decode_described
 from isopatch.image.names import printable
@@ -24,12 +25,16 @@ from isopatch.image.names import printable
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to read. `label`: its class name, None outside class folders. `name`: what it is called."""
+    """One picture to read.
+
+    label: its class name, None outside class folders. name: what it is called. stored: a `DecodeError` where
+    it cannot even be fetched.
+    """
 
     split: str
     label: str | None
     name: str
-    stored: Path | bytes | Image.Image
+    stored: Path | bytes | Image.Image | DecodeError
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,21 @@ class Inventory:
                 role = "all" if self._raw.pooled else role
                 for index in range(len(source)):
                     label = source.classes[source.labels[index]]
-                    yield Item(role, label, source.name(index), source.stored(index))
+                    yield Item(role, label, source.name(index), _fetched(source, index))
+
+
+def _fetched(source: StoredSource, index: int) -> Path | bytes | Image.Image | DecodeError:
+    try:
+        return source.stored(index)
+    except DecodeError as error:
+        return error
 
 
 def take_inventory(source: str | Path, *, max_pixels: int) -> Inventory:
     """Find the pictures of `source`; a folder is listed even where training would refuse its layout."""
     inventory = Inventory()
     path = Path(source).expanduser()
-    listable = source != "digits" and path.is_dir() and not find_shards(path)
+    listable = source != "digits" and path.is_dir() and not is_pack(path) and not find_shards(path)
     try:
         inventory._raw = find_data(source, max_pixels=max_pixels)
         inventory.notes = inventory._raw.notes
@@ -122,6 +134,8 @@ def _file_item(role: str, label: str | None, folder: Path, relative: bytes) -> I
 
 def examine(item: Item, *, max_pixels: int) -> Verdict:
     """Decode one picture and hash what is stored; never raises for a bad picture."""
+    if isinstance(item.stored, DecodeError):
+        return Verdict(item.stored.reason)
     if isinstance(item.stored, Image.Image):
         image = item.stored
         digest = hashlib.sha256(image.tobytes()).digest()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from isopatch.data.pack_index import is_pack
 from isopatch.data.sources.digits import open_digits
 from isopatch.data.sources.folder import open_folder
 from isopatch.data.sources.hub import SHORT_NAMES, open_hub
+from isopatch.data.sources.pack import open_pack
 from isopatch.data.sources.parquet import find_shards, open_parquet
 from isopatch.data.stored import RawData
 from isopatch.errors import UsageError, nearest
@@ -20,7 +22,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(:[\w.-]+)?")
 def find_data(source: str | Path, *, max_pixels: int) -> RawData:
     """Open `source`, before any cut.
 
-    In this order: `digits`; an existing path (a folder of Parquet shards, a Parquet file, class folders);
+    In this order: `digits`; an existing path (a pack, Parquet shards or file, class folders);
     a hub name. A folder that happens to be called digits is written `./digits`.
     Raises `UsageError` for anything else.
     """
@@ -41,6 +43,8 @@ def find_data(source: str | Path, *, max_pixels: int) -> RawData:
 
 
 def _open_path(path: Path, max_pixels: int) -> RawData:
+    if is_pack(path):
+        return open_pack(path, max_pixels=max_pixels)
     shards = find_shards(path)
     if shards:
         return open_parquet(path, shards, max_pixels=max_pixels)

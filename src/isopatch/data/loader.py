@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -13,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isopatch.data.augment import TrainTransform
-from isopatch.data.crops import Picture
-from isopatch.data.memory import KeptSource, keep_in_memory
+from isopatch.data.crops import Picture, Pixels
+from isopatch.data.memory import keep_in_memory
 from isopatch.data.sampler import BatchIndices, EpochSampler
 from isopatch.data.seeding import derive_seed
-from isopatch.data.source import ImageSource
-from isopatch.data.workers import load_in_order
+from isopatch.data.source import ImageSource, picture_of
+from isopatch.data.workers import load_in_order, shared_places
 from isopatch.image.contract import InputContract
 from isopatch.image.prepare import normalise, prepare_uint8
 
@@ -67,22 +68,32 @@ class TrainLoader:
         start: int,
         stop: int,
         memory_limit_mb: float = 0.0,
+        short_side: int | None = None,
     ) -> None:
-        """memory_limit_mb: decode the source now and keep it if it fits (`keep_in_memory`)."""
+        """memory_limit_mb: decode the source now and keep it if it fits (`keep_in_memory`).
+
+        short_side: decode JPEG files in a reduced size (`image.decode.decode_picture`); other pixels.
+        """
         source = keep_in_memory(source, limit_mb=memory_limit_mb)
-        self._load = _TrainLoad(source, transform, sampler, data_seed)
+        self._load = _TrainLoad(source, transform, sampler, data_seed, short_side)
         self._steps = range(start, stop)
         self._workers = workers
-        self._images: Generator[Tensor, None, None] | None = None
+        self._results: Generator[Tensor | None, None, None] | None = None
 
     def __iter__(self) -> Iterator[TrainBatch]:
         """Yield one `TrainBatch` a step; iterating again begins again at `start`."""
         self.close()
-        self._images = load_in_order(self._load, self._steps, workers=self._workers)
-        for step, images in zip(self._steps, self._images, strict=True):
+        workers = min(self._workers, len(self._steps))
+        pictures = len(self._load.samples(self._steps.start)[1].indices) if self._steps else 0
+        places = shared_places(self._load.transform.shape(pictures), workers=workers)
+        load = replace(self._load, places=places)
+        self._results = load_in_order(load, self._steps, workers=workers)
+        for step, result in zip(self._steps, self._results, strict=True):
             _, batch = self._load.samples(step)
+            pixels = load.place(step) if result is None else result.numpy()
             yield TrainBatch(
-                images=images,
+                # Finished here: uint8 takes a quarter of the shared memory and of the time to send it.
+                images=self._load.transform.finish(pixels, self._load.seeds(step)),
                 labels=torch.from_numpy(self._load.source.labels[batch.indices]),
                 indices=torch.from_numpy(batch.indices),
                 epoch=step // self._load.sampler.steps_per_epoch,
@@ -92,9 +103,9 @@ class TrainLoader:
 
     def close(self) -> None:
         """End the workers; without effect where none run."""
-        if self._images is not None:
-            self._images.close()
-            self._images = None
+        if self._results is not None:
+            self._results.close()
+            self._results = None
 
     def __enter__(self) -> Self:
         """Return the loader."""
@@ -141,26 +152,48 @@ def eval_batches(
 
 @dataclass(frozen=True)
 class _TrainLoad:
-    """What a worker does for one training step."""
+    """What a worker does for one training step. places: where the result goes; None: it is returned."""
 
     source: ImageSource
     transform: TrainTransform
     sampler: EpochSampler
     data_seed: int
+    short_side: int | None
+    places: Pixels | None = None
 
     def samples(self, step: int) -> tuple[int, BatchIndices]:
         """The epoch that the pictures of a step are seen in, and the pictures."""
         epoch, step_of_epoch = divmod(self.sampler.view(step), self.sampler.steps_per_epoch)
         return epoch, self.sampler.batch(epoch, step_of_epoch)
 
-    def __call__(self, step: int) -> Tensor:
+    def seeds(self, step: int) -> list[int]:
+        """The seed of each picture's changes."""
         epoch, batch = self.samples(step)
-        seeds = [
+        return [
             derive_seed(self.data_seed, "augment", epoch, index, copy)
             for index, copy in zip(batch.indices.tolist(), batch.copies.tolist(), strict=True)
         ]
-        pictures = (_picture(self.source, index) for index in batch.indices.tolist())
-        return self.transform.batch(pictures, seeds)
+
+    def place(self, step: int) -> Pixels:
+        """Where the result of a step goes."""
+        assert self.places is not None
+        place: Pixels = self.places[step % len(self.places)]
+        return place
+
+    def _pictures(self, indices: list[int]) -> Iterator[Picture]:
+        """Decode the pictures, each once where it stands several times in a row (repeated augmentation)."""
+        for index, same in itertools.groupby(indices):
+            picture = picture_of(self.source, index, short_side=self.short_side)
+            for _ in same:
+                yield picture
+
+    def __call__(self, step: int) -> Tensor | None:
+        _, batch = self.samples(step)
+        pictures = self._pictures(batch.indices.tolist())
+        if self.places is None:
+            return torch.from_numpy(self.transform.pixels(pictures, self.seeds(step)))
+        self.transform.pixels(pictures, self.seeds(step), out=self.place(step))
+        return None
 
 
 @dataclass(frozen=True)
@@ -178,8 +211,3 @@ class _EvalLoad:
     def __call__(self, number: int) -> Tensor:
         pictures = (self.source.read(index) for index in self.members(number).tolist())
         return torch.stack([prepare_uint8(picture, self.contract) for picture in pictures])
-
-
-def _picture(source: ImageSource, index: int) -> Picture:
-    """A kept picture without the detour over PIL."""
-    return source.pixels(index) if isinstance(source, KeptSource) else source.read(index)

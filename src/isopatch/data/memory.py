@@ -76,8 +76,8 @@ class KeptSource:
         """Return picture `index` as a new PIL RGB image."""
         return Image.fromarray(self._pixels[index])
 
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Return picture `index` as a read-only view (H, W, 3) of what is kept."""
+    def picture(self, index: int, *, short_side: int | None = None) -> NDArray[np.uint8]:
+        """Return picture `index` as a read-only view (H, W, 3) of what is kept, decoded in full size."""
         return self._pixels[index]
 
 

@@ -7,8 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from isopatch.data.seeding import seeded
+from isopatch.data.seeding import restored_generators, seeded
 from isopatch.errors import UsageError
+
+PAIR_BYTES = (
+    1 << 18
+)  # from this size of a picture on, the calls of a mixing by pairs cost less than memory does
 
 
 class MixSettings(Protocol):
@@ -53,9 +57,21 @@ def mix(
         label_smoothing=label_smoothing,
         num_classes=num_classes,
     )
-    with seeded(seed):
-        mixed, targets = mixer(images, labels)
-    return mixed, targets
+    if images[0].nbytes < PAIR_BYTES:
+        with seeded(seed):
+            mixed, targets = mixer(images, labels)
+        return mixed, targets
+    # Pair by pair, with the same draws for each: otherwise timm makes a second, reversed batch in memory.
+    count = len(images)
+    targets = torch.empty(count, num_classes, device=labels.device)
+    with restored_generators() as reseed:
+        for first in range(count // 2):
+            pair = slice(
+                first, count - first, count - 1 - 2 * first
+            )  # pictures `first` and, reversed, `first`
+            reseed(seed)
+            _, targets[pair] = mixer(images[pair], labels[pair])
+    return images, targets
 
 
 def smooth_targets(labels: Tensor, num_classes: int, label_smoothing: float) -> Tensor:

@@ -7,23 +7,26 @@ loader processes inherit them (timm takes 8 s to import, torchvision 5 s).
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 from PIL import Image, ImageFilter, ImageOps
 
-from isopatch.data.crops import RESAMPLING, Interpolation
+from isopatch.data import colours, geometry
+from isopatch.data.crops import RESAMPLING, Interpolation, Picture, as_image
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 
-ImageOp = Callable[[Image.Image], Image.Image]
+PictureOp = Callable[[Picture], Picture]
 
 # timm 1.0.31 ignores sections it cannot read and stops with a bare assertion at others.
 _SECTION = re.compile(r"(m|n|mmax|inc)\d+|(mstd|p)\d+(\.\d+)?|t(3a|3aw|weights)")
 
 
-def timm_rand_augment(notation: str, contract: InputContract, interpolation: Interpolation) -> ImageOp:
+def timm_rand_augment(notation: str, contract: InputContract, interpolation: Interpolation) -> PictureOp:
     """Return timm's RandAugment with the parameters of timm's `create_transform`.
 
     notation: timm's, e.g. rand-m9-mstd0.5-inc1 (DeiT, ConvMixer): 2 of 15 operations, each applied with
@@ -46,27 +49,36 @@ def timm_rand_augment(notation: str, contract: InputContract, interpolation: Int
     }
     if interpolation != "random":  # absent, timm draws bilinear or bicubic for each operation
         parameters["interpolation"] = RESAMPLING[interpolation]
-    operation: ImageOp = rand_augment_transform(notation, parameters)
-    return operation
+    operation: Any = rand_augment_transform(notation, parameters)
+    for part in operation.ops:  # what is drawn stays timm's; who changes the pixels may be a twin of Pillow
+        plain = functools.partial(_on_image, part.aug_fn)
+        part.aug_fn = geometry.TWINS.get(part.name) or colours.twin_of(part.name, plain)
+    picture_op: PictureOp = operation
+    return picture_op
 
 
-def torchvision_rand_augment(num_ops: int, magnitude: int) -> ImageOp:
+def _on_image(
+    change: Callable[..., Image.Image], picture: Picture, *arguments: Any, **options: Any
+) -> Picture:
+    return change(as_image(picture), *arguments, **options)
+
+
+def torchvision_rand_augment(num_ops: int, magnitude: int) -> PictureOp:
     """Return torchvision's RandAugment (other operations than timm's, no noise, always applied).
 
     Nearest-neighbour and black outside, its defaults, as the ConvMixer CIFAR-10 script uses it.
     """
     from torchvision.transforms import RandAugment
 
-    operation: ImageOp = RandAugment(num_ops=num_ops, magnitude=magnitude)
-    return operation
+    return functools.partial(_on_image, RandAugment(num_ops=num_ops, magnitude=magnitude))
 
 
-def color_jitter(strength: float) -> ImageOp:
+def color_jitter(strength: float) -> PictureOp:
     """Return torchvision's ColorJitter: brightness, contrast and saturation by a factor 1 +- strength."""
     from torchvision.transforms import ColorJitter
 
-    operation: ImageOp = ColorJitter(brightness=strength, contrast=strength, saturation=strength)
-    return operation
+    jitter = ColorJitter(brightness=strength, contrast=strength, saturation=strength)
+    return functools.partial(_on_image, jitter)
 
 
 def three_augment(image: Image.Image, rng: random.Random) -> Image.Image:

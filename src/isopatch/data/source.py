@@ -63,6 +63,27 @@ def state_of(source: ImageSource) -> str | None:
     return source.state if isinstance(source, HasState) else None
 
 
+@runtime_checkable
+class HasPictures(Protocol):
+    """A source that can hand a picture over in the form that costs least."""
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Return picture `index` as an RGB image or (h, w, 3) uint8 array that must not be written to.
+
+        short_side: as in `isopatch.image.decode.decode_picture`; None: the pixels of `read`.
+        """
+        ...
+
+
+def picture_of(
+    source: ImageSource, index: int, *, short_side: int | None = None
+) -> Image.Image | NDArray[np.uint8]:
+    """Return picture `index` of any source, in the form that costs least (see `HasPictures`)."""
+    if isinstance(source, HasPictures):
+        return source.picture(index, short_side=short_side)
+    return source.read(index)
+
+
 @dataclass(frozen=True)
 class DataSplits:
     """The three roles of a data set. `val` selects; `test` never does.

@@ -10,6 +10,8 @@ import atexit
 import ctypes
 import functools
 import logging
+import math
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.process
@@ -23,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
@@ -32,6 +35,8 @@ from isopatch.errors import IsopatchError
 T = TypeVar("T")
 log = logging.getLogger("isopatch")
 
+AHEAD = 2  # results each worker may have ready before the first of them is taken
+
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -39,7 +44,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def load_in_order(load: Callable[[int], T], numbers: range, *, workers: int) -> Generator[T, None, None]:
     """Yield `load(n)` for every n of `numbers`, in order; computed by `workers` processes, 0: right here.
 
-    Each worker is up to two results ahead. Closing the generator, or leaving it by an error, ends every
+    Each worker is up to `AHEAD` results ahead. Closing the generator, or leaving it by an error, ends every
     worker. `IsopatchError` raised by `load` arrives unchanged in its turn; a worker that was killed raises
     `IsopatchError` within seconds. Workers fork from this process on Linux and share its memory.
     """
@@ -53,6 +58,19 @@ def load_in_order(load: Callable[[int], T], numbers: range, *, workers: int) -> 
             yield crew.next()
     finally:
         crew.close()
+
+
+def shared_places(shape: tuple[int, ...], *, workers: int) -> NDArray[np.uint8] | None:
+    """Return memory for results of `load_in_order`, (places, *shape) uint8: `load(n)` fills place n % places.
+
+    Written by the workers, read here, and used again: no copy, no new pages, nothing in /dev/shm. A place is
+    free again when the next result is asked for. None where workers do not inherit memory, or there are none.
+    """
+    if workers == 0 or sys.platform != "linux":
+        return None
+    places = AHEAD * workers + 1
+    size = places * math.prod(shape)
+    return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=np.uint8, count=size).reshape(places, *shape)
 
 
 @dataclass(frozen=True)
@@ -115,6 +133,7 @@ class _Crew:
                 batch_size=None,
                 sampler=numbers,
                 num_workers=workers,
+                prefetch_factor=AHEAD,
                 collate_fn=_unchanged,
                 worker_init_fn=functools.partial(_start_worker, os.getpid(), in_main_thread),
                 generator=torch.Generator(),  # its own: the default one would be advanced by the loader

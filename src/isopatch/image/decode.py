@@ -24,6 +24,7 @@ from PIL import (
 )
 
 from isopatch.errors import IsopatchError
+from isopatch.image import jpeg
 from isopatch.image.formats import FORMATS, explain_unidentified
 from isopatch.image.names import printable
 from isopatch.image.pixels import UnscalableError, faint_levels, to_rgb
@@ -89,6 +90,32 @@ def decode(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     return _decode(source, name, max_pixels, described=False).image
 
 
+def decode_picture(
+    source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS, short_side: int | None = None
+) -> Image.Image | jpeg.Pixels:
+    """Like `decode`, as an image or as an array (h, w, 3) uint8, whichever is at hand; for training.
+
+    short_side: decode JPEG at a half, a quarter or an eighth of its size where the shorter side keeps this
+    many pixels: fewer operations and other pixels. None: the pixels of `decode`.
+    """
+    if short_side is not None:
+        return _decode(source, name, max_pixels, described=False, short_side=short_side).image
+    if jpeg.load() is None:
+        return decode(source, name=name, max_pixels=max_pixels)
+    try:
+        with _open(source, name) as file:
+            data = file.read(2)
+            if data != b"\xff\xd8":
+                return decode(source, name=name, max_pixels=max_pixels)
+            data += file.read()
+    except DecodeError:
+        raise
+    except Exception as error:  # as in _decode
+        raise DecodeError(name, _reason(error)) from error
+    pixels = jpeg.decode_plain(data, max_pixels=max_pixels)
+    return decode(data, name=name, max_pixels=max_pixels) if pixels is None else pixels
+
+
 def decode_described(source: Path | bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Like `decode`, with the stored format and mode and a remark on suspicious content."""
     return _decode(source, name, max_pixels, described=True)
@@ -109,12 +136,14 @@ def decode_opened(picture: ImageFile.ImageFile, *, name: str, max_pixels: int = 
         raise DecodeError(name, _reason(error)) from error
 
 
-def _decode(source: Path | bytes, name: str, max_pixels: int, described: bool) -> Decoded:
+def _decode(
+    source: Path | bytes, name: str, max_pixels: int, described: bool, short_side: int | None = None
+) -> Decoded:
     try:
         with _open(source, name) as file, _quiet:
             try:
                 with Image.open(file, formats=_READ) as picture:
-                    return _finish(picture, name, max_pixels, described)
+                    return _finish(picture, name, max_pixels, described, short_side)
             except UnidentifiedImageError:
                 file.seek(0)
                 raise DecodeError(name, explain_unidentified(file.read(64))) from None
@@ -124,13 +153,17 @@ def _decode(source: Path | bytes, name: str, max_pixels: int, described: bool) -
         raise DecodeError(name, _reason(error)) from error
 
 
-def _finish(picture: Image.Image, name: str, max_pixels: int, described: bool) -> Decoded:
+def _finish(
+    picture: ImageFile.ImageFile, name: str, max_pixels: int, described: bool, short_side: int | None = None
+) -> Decoded:
     width, height = picture.size
     if width * height > max_pixels:
         raise DecodeError(
             name, f"{width} x {height} pixels, more than the limit of {max_pixels:,} (max_pixels)"
         )
     format, mode = picture.format or "", picture.mode
+    if short_side is not None:
+        picture.draft(None, (short_side, short_side))  # only JPEG's decoder can; elsewhere without effect
     picture.load()
     rgb = to_rgb(picture)
     turn = _UPRIGHT.get(_orientation(picture))

@@ -44,6 +44,9 @@ class DataConfig(Node):
     bad: Literal["fail", "skip"] = Field("fail", description="what an unreadable picture does")
     max_pixels: Positive = Field(50_000_000, description="larger pictures are refused from their header")
     memory_limit_mb: NonNegative = Field(2048.0, description="decoded once and kept below this; 0: never")
+    decode_short_side: Positive | None = Field(
+        None, description="decode training JPEGs at 1/2, 1/4 or 1/8 while the shorter side keeps this; faster"
+    )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="loader processes; no effect on results")
 
 

@@ -110,6 +110,7 @@ def _run(trainer: Trainer, folder: RunFolder, stop: StopRequest, *, resumed: boo
         data_seed=config.order_seed,
         start=trainer.step,
         stop=total,
+        short_side=config.data.decode_short_side,
     )
     last_save = started = time.monotonic()
     window_start, window_images = started, 0

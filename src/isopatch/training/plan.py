@@ -37,6 +37,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
         data_seed=config.order_seed,
         start=0,
         stop=steps,
+        short_side=config.data.decode_short_side,
     ) as loader:
         started = time.perf_counter()
         for batch in loader:

@@ -144,7 +144,8 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
     return Trainer(
         config=config,
         choices=choices,
-        train=keep_in_memory(splits.train, limit_mb=limit),
+        # What is kept has its full size: a run that decodes smaller must not depend on the memory there is.
+        train=keep_in_memory(splits.train, limit_mb=0 if config.data.decode_short_side else limit),
         val=None if splits.val is None else keep_in_memory(splits.val, limit_mb=limit),
         splits=splits,
         model=model,

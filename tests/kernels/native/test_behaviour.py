@@ -15,7 +15,7 @@ from isopatch.kernels import swap
 from isopatch.kernels.native.library import FIELDS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
-HEADER = Path(__file__).parents[3] / "native" / "src" / "passes.h"
+HEADER = Path(__file__).parents[3] / "native" / "kernels" / "passes.h"
 
 
 def convmixer(**changes: object) -> Isotropic:

@@ -15,7 +15,7 @@ from isopatch.data.roles import ROLE_NAMES, folder_role
 from isopatch.data.scan import SplitScan, scan_split
 from isopatch.data.stored import RawData
 from isopatch.errors import UsageError
-from isopatch.image.decode import MAX_PIXELS, decode
+from isopatch.image.decode import MAX_PIXELS, decode, decode_picture
 from isopatch.image.names import printable
 
 
@@ -47,6 +47,13 @@ class FolderSource:
     def read(self, index: int) -> Image.Image:
         """Decode picture `index`; raises `DecodeError`."""
         return decode(self.stored(index), name=self.name(index), max_pixels=self._max_pixels)
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode picture `index` for training; raises `DecodeError`."""
+        name = self.name(index)
+        return decode_picture(
+            self.stored(index), name=name, max_pixels=self._max_pixels, short_side=short_side
+        )
 
     def stored(self, index: int) -> Path:
         """Path of the picture as it is on disk."""

@@ -17,7 +17,7 @@ from isopatch.data.sources.parquet_schema import choose_column
 from isopatch.data.sources.tables import SplitTable, assemble
 from isopatch.data.stored import RawData
 from isopatch.errors import UsageError
-from isopatch.image.decode import MAX_PIXELS, DecodeError, decode
+from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_picture
 
 SHORT_NAMES = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
@@ -60,6 +60,13 @@ class HubSource:
     def read(self, index: int) -> Image.Image:
         """Decode picture `index`; raises `DecodeError`."""
         return decode(self.stored(index), name=self.name(index), max_pixels=self._max_pixels)
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode picture `index` for training; raises `DecodeError`."""
+        name = self.name(index)
+        return decode_picture(
+            self.stored(index), name=name, max_pixels=self._max_pixels, short_side=short_side
+        )
 
     def stored(self, index: int) -> bytes:
         """Encoded bytes of picture `index`."""

@@ -26,7 +26,7 @@ from isopatch.data.sources.parquet_schema import find_columns
 from isopatch.data.sources.tables import SplitTable, assemble
 from isopatch.data.stored import RawData
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.image.decode import MAX_PIXELS, DecodeError, decode
+from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_picture
 
 _LOG = logging.getLogger("isopatch")
 _BATCH_ROWS = 128  # rows held at once while converting
@@ -63,14 +63,23 @@ class ParquetSource:
 
     def read(self, index: int) -> Image.Image:
         """Decode picture `index`; raises `DecodeError`."""
-        data, name = self._rows.record(index), self.name(index)
-        if not data:
-            raise DecodeError(name, "no picture is stored in this row (a path alone is not followed)")
+        data, name = self._encoded(index)
         return decode(data, name=name, max_pixels=self._max_pixels)
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode picture `index` for training; raises `DecodeError`."""
+        data, name = self._encoded(index)
+        return decode_picture(data, name=name, max_pixels=self._max_pixels, short_side=short_side)
 
     def stored(self, index: int) -> bytes:
         """Encoded bytes of picture `index`."""
         return self._rows.record(index)
+
+    def _encoded(self, index: int) -> tuple[bytes, str]:
+        data, name = self._rows.record(index), self.name(index)
+        if not data:
+            raise DecodeError(name, "no picture is stored in this row (a path alone is not followed)")
+        return data, name
 
 
 def find_shards(root: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import ImageSource, state_of
+from isopatch.data.source import ImageSource, picture_of, state_of
 from isopatch.errors import UsageError
 
 
@@ -67,3 +67,7 @@ class Relabelled:
     def read(self, index: int) -> Image.Image:
         """Decode picture `index` to RGB."""
         return self.source.read(index)
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode picture `index` for training."""
+        return picture_of(self.source, index, short_side=short_side)

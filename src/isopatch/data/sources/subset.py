@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from isopatch.data.source import picture_of
 from isopatch.data.stored import StoredSource
 
 
@@ -35,6 +36,10 @@ class Subset:
     def read(self, index: int) -> Image.Image:
         """Decode picture `index` of this view."""
         return self.source.read(int(self.indices[index]))
+
+    def picture(self, index: int, *, short_side: int | None = None) -> Image.Image | NDArray[np.uint8]:
+        """Decode picture `index` of this view for training."""
+        return picture_of(self.source, int(self.indices[index]), short_side=short_side)
 
     def stored(self, index: int) -> Path | bytes | Image.Image:
         """Picture `index` of this view as stored."""
