@@ -1,6 +1,6 @@
 """The compiled library: where it is, what it can do here, and calls into it.
 
-Its C interface is `native/kernels/passes.h`; `FIELDS` repeats the structs' members in order, compared by a test.
+Its C interface is `native/kernels/passes.h`; `FIELDS` repeats the members of its structs (tested).
 """
 
 from __future__ import annotations
