@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from isopatch.kernels import native, triton
 from isopatch.training.hardware import available_cores, cpu_flags, cpu_name
 
 PACKAGES = (
@@ -50,7 +51,8 @@ def examine() -> dict[str, Any]:
         "gpus": gpus(),
         "matrix_gflops": rates,
         "bf16_speedup": round(rates["bf16"] / rates["fp32"], 2),
-        "native_kernels": "none in this version: every operation runs in PyTorch",
+        "native_kernels": native_kernels(),
+        "triton": triton_kernels(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "ISOPATCH_DATA": shared_data(),
     }
@@ -107,6 +109,18 @@ def matrix_rates(side: int = 1024, repeats: int = 5) -> dict[str, float]:
             seconds.append(time.perf_counter() - started)
         rates[name] = round(2 * side**3 / statistics.median(seconds) / 1e9, 1)
     return rates
+
+
+def native_kernels() -> str:
+    """Name the instruction set that the CPU kernels use, or say why there are none."""
+    reason = native.unavailable("cpu")
+    return native.instructions() if reason is None else f"none: {reason}"
+
+
+def triton_kernels() -> str:
+    """Say whether the GPU kernels run here, or why not."""
+    reason = triton.unavailable("cuda" if torch.cuda.is_available() else "cpu")
+    return "ready" if reason is None else f"none: {reason}"
 
 
 def shared_data() -> str:

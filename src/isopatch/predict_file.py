@@ -54,8 +54,8 @@ def predict_to_file(
     inputs get paths relative to the folder in which the file was begun, absolute ones stay absolute. Memory
     grows with the paths' text only. Unreadable inputs are logged with the reason.
     progress: called after each row with the rows written now and the rows to write.
-    Returns out, inputs, and of this call: done, skipped, unreadable (they add up to inputs); of the whole
-    file: rows, unreadable_rows.
+    Returns out, inputs, and of this call: done, skipped, unreadable (they add up to inputs), kernels,
+    precision; of the whole file: rows, unreadable_rows.
     Raises `UsageError` for an unknown suffix, missing inputs, or a file of another model or another process;
     `IsopatchError` where the disk refuses, a row is damaged, or not one picture could be read.
     """
@@ -70,7 +70,7 @@ def predict_to_file(
     files = [file for file in expand_inputs(inputs) if os.path.abspath(file) not in own]
     with _alone(lock, out):
         try:
-            folder = _claim(out, rows_file, meta, describe_predictor(predictor))
+            folder = _claim(out, rows_file, meta, describe_predictor(predictor), predictor.kernels)
             if out.suffix == ".parquet" and out.exists() and not rows_file.exists():
                 parquet_to_jsonl(out, rows_file, predictor.top_k)
             with rows_file.open("a+b", buffering=0) as file:
@@ -85,7 +85,8 @@ def predict_to_file(
             ) from None
     if summary["rows"] and summary["rows"] == summary["unreadable_rows"]:
         raise IsopatchError(f"none of the {summary['rows']} inputs is a readable picture; {out} says why")
-    return {"out": str(out), "inputs": len(files), **summary}
+    chosen = {"kernels": predictor.kernels, "precision": predictor.precision}
+    return {"out": str(out), "inputs": len(files), **summary, **chosen}
 
 
 def _write_rows(
@@ -140,15 +141,17 @@ def _from_folder(path: str, folder: str) -> str:
     return path if os.path.isabs(path) or os.getcwd() == folder else os.path.relpath(path, folder)
 
 
-def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> str:
+def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any], kernels: str) -> str:
     """Write the sidecar of a new file, or check that an existing file is of this model and these settings.
 
+    kernels: those the file is begun with; a machine that has others may go on with it.
     Returns the folder in which the file was begun.
     """
     content = [path for path in (out, rows_file) if path.exists() and path.stat().st_size > 0]
     if not content:
         folder = os.getcwd()
-        replace_file(meta, (json.dumps({**identity, "folder": folder}, indent=1) + "\n").encode())
+        begun = {**identity, "kernels": kernels, "folder": folder}
+        replace_file(meta, (json.dumps(begun, indent=1) + "\n").encode())
         return folder
     if not meta.exists():
         raise UsageError(
