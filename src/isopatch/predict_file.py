@@ -54,8 +54,8 @@ def predict_to_file(
     inputs get paths relative to the folder in which the file was begun, absolute ones stay absolute. Memory
     grows with the paths' text only. Unreadable inputs are logged with the reason.
     progress: called after each row with the rows written now and the rows to write.
-    Returns out, inputs, and of this call: done, skipped, unreadable (they add up to inputs), kernels,
-    precision; of the whole file: rows, unreadable_rows.
+    Returns out, inputs, and of this call: done, skipped, unreadable (they add up to inputs); of the whole
+    file: rows, unreadable_rows.
     Raises `UsageError` for an unknown suffix, missing inputs, or a file of another model or another process;
     `IsopatchError` where the disk refuses, a row is damaged, or not one picture could be read.
     """
@@ -85,8 +85,7 @@ def predict_to_file(
             ) from None
     if summary["rows"] and summary["rows"] == summary["unreadable_rows"]:
         raise IsopatchError(f"none of the {summary['rows']} inputs is a readable picture; {out} says why")
-    chosen = {"kernels": predictor.kernels, "precision": predictor.precision}
-    return {"out": str(out), "inputs": len(files), **summary, **chosen}
+    return {"out": str(out), "inputs": len(files), **summary}
 
 
 def _write_rows(

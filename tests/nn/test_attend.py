@@ -36,10 +36,7 @@ def test_the_products_are_within_bf16_of_the_exact_sum_and_so_are_the_gradients(
     direction = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     mixed.backward(direction.bfloat16())
     wanted.backward(direction)
-    pairs = [
-        (mixed.detach(), wanted.detach()),
-        *zip((x.grad for x in given), (x.grad for x in exact), strict=True),
-    ]
+    pairs = [(mixed.detach(), wanted.detach()), *zip((x.grad for x in given), (x.grad for x in exact), strict=True)]
     for found, want in pairs:
         assert found.dtype == torch.bfloat16
         if float(want.norm()) > 1e-9:  # one token has no gradient to its query and key

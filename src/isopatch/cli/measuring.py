@@ -105,7 +105,8 @@ def predict(arguments: argparse.Namespace) -> int:
         from isopatch.predict_file import predict_to_file
 
         written = predict_to_file(predictor, arguments.paths, Path(arguments.out))
-        emit(arguments, written, text.predicted)
+        chosen = {"kernels": predictor.kernels, "precision": predictor.precision}
+        emit(arguments, {**written, **chosen}, text.predicted)
         return EXIT_DONE
     unreadable = 0
     for prediction in predictor.stream(files):

@@ -46,16 +46,16 @@ def _replayed(choices: Choices) -> Choices:
     if reason is not None:
         raise UsageError(
             f"kernels: the run began with {choices.kernels} kernels, which cannot run here: {reason}; go on "
-            f"with it where they can, or start afresh with another --out and --kernels plain (--weights takes "
-            f"what it has learned)"
+            f"with it where they can, or start afresh with --kernels plain and another --out (--weights RUN "
+            f"takes what it has learned)"
         )
     wanted = choices.instruction_set
     if choices.kernels == "native" and wanted is not None:
         used = native.use_instructions(wanted)
         if used != wanted:
             log.warning(
-                "the run began with %s instructions, which this CPU lacks: it goes on with %s, and its weights "
-                "will differ in the last bits from those of an unbroken run",
+                "the run began with %s instructions, which this CPU lacks: it goes on with %s, and ends with "
+                "other last bits than an unbroken run",
                 wanted,
                 used,
             )
