@@ -7,7 +7,7 @@ from typing import Literal, cast
 from torch import nn
 
 from isopatch.errors import UsageError
-from isopatch.kernels.swap import Kernels, Swapped, swap
+from isopatch.kernels.swap import KERNELS, Kernels, Swapped, swap
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -21,7 +21,9 @@ def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = Fal
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: choose fp32, bf16 or fp16")
-    if kernels in ("auto", "native", "triton"):
+    if kernels == "plain":
+        return swap(model, kernels="plain")
+    if kernels in KERNELS:
         if recompute:
             return Swapped("plain", "fp32", note="activation_checkpointing recomputes the plain blocks")
         if precision == "fp16":
