@@ -13,7 +13,7 @@ from isopatch.kernels import native
 from isopatch.kernels.native.library import INSTRUCTIONS, loaded
 from isopatch.models.load import load
 from isopatch.models.spec import build
-from isopatch.training import checkpoint, setup
+from isopatch.training import checkpoint, setup, twins
 from isopatch.training.config import RunConfig
 from isopatch.training.ema import restore_in_place
 from isopatch.training.evaluate import evaluate
@@ -89,8 +89,11 @@ def test_what_ran_is_logged_once_and_recorded_everywhere(needs_native, splits, t
     assert json.loads((tmp_path / "evaluation-test.json").read_text())["kernels"] == "native"
 
 
-def test_the_plan_says_what_would_run(splits):
+def test_plain_training_on_a_cpu_keeps_its_memory_too(splits, monkeypatch):
+    calls = []
+    monkeypatch.setattr(twins, "keep_freed_memory", lambda: calls.append(1))
     assert plan_run(config(kernels="plain"), splits)["kernels"] == "plain"
+    assert calls == [1]
 
 
 @pytest.mark.parametrize(("threads", "precision"), [(1, "bf16"), (2, "fp32")])
@@ -134,6 +137,9 @@ def test_recorded_kernels_that_are_not_here_stop_with_one_line(needs_native, spl
     assert "\n" not in line
     for part in ("began with native kernels", "installed without them", "--kernels plain"):
         assert part in line
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="kernels was 'auto', now 'plain'"):
+        run(config(kernels="plain"), splits, tmp_path)
 
 
 @pytest.mark.parametrize("replayed", [True, False])
