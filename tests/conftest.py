@@ -28,6 +28,26 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def needs_native() -> Iterator[None]:
+    """Skips where the native kernels are not there; the instruction set is put back."""
+    from isopatch.kernels import native
+
+    reason = native.unavailable("cpu")
+    if reason is not None:
+        pytest.skip(reason)
+    with native.kept_instructions():
+        yield
+
+
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if isopatch had been installed without a compiler."""
+    from isopatch.kernels import native
+
+    monkeypatch.setattr(native, "library", lambda: "the native kernels were taken away for this test")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder ISOPATCH_DATA names: cifar10/, trashnet/, odd-images/. Tests skip where there is none."""

@@ -51,7 +51,7 @@ def test_every_command_of_the_page_runs(page, pictures, capfd):
         assert cli.main(arguments) == 0, f"{page.name}: {line}\n{capfd.readouterr().err}"
 
 
-@pytest.mark.parametrize(("page", "at_least"), [("python.md", 3), ("dense.md", 2)])
+@pytest.mark.parametrize(("page", "at_least"), [("python.md", 3), ("dense.md", 2), ("kernels.md", 1)])
 def test_the_python_of_the_page_runs(page, at_least, pictures):
     text = (ROOT / "docs" / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.S)

@@ -21,6 +21,7 @@ from isopatch.errors import IsopatchError, UsageError
 from isopatch.evaluation import evaluate_checkpoint as evaluate_checkpoint
 from isopatch.evaluation import split_of
 from isopatch.image.decode import DecodeError
+from isopatch.kernels.native import kept_instructions
 from isopatch.models import spec as models
 from isopatch.models.load import load as load
 from isopatch.models.load import open_weights
@@ -142,7 +143,7 @@ def train(
             max_minutes = max(1e-9, max_minutes - (time.monotonic() - began) / 60)
     stop = StopRequest(max_minutes)
     threads = torch.get_num_threads()
-    with stop.listening(), folder.hold(), torch.random.fork_rng():
+    with stop.listening(), folder.hold(), torch.random.fork_rng(), kept_instructions():
         try:
             if not overwrite:
                 config = agreed_config(folder, config)

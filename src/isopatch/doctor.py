@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from isopatch.image import native
+from isopatch.image import native as pixels
+from isopatch.kernels import native, triton
 from isopatch.training.hardware import available_cores, cpu_flags, cpu_name
 
 PACKAGES = (
@@ -52,7 +53,8 @@ def examine() -> dict[str, Any]:
         "gpus": gpus(),
         "matrix_gflops": rates,
         "bf16_speedup": round(rates["bf16"] / rates["fp32"], 2),
-        "native_kernels": "none in this version: every operation runs in PyTorch",
+        "native_kernels": native_kernels(),
+        "triton": triton_kernels(),
         "pixel_library": pixel_library(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "ISOPATCH_DATA": shared_data(),
@@ -114,9 +116,21 @@ def matrix_rates(side: int = 1024, repeats: int = 5) -> dict[str, float]:
 
 def pixel_library() -> str:
     """Say who prepares training pictures."""
-    if native.load() is not None:
+    if pixels.load() is not None:
         return "used: training pictures are prepared in compiled code"
     return "not built, or not like the installed Pillow, which prepares training pictures: same bits, slower"
+
+
+def native_kernels() -> str:
+    """Name the instruction set that the CPU kernels use, or say why there are none."""
+    reason = native.unavailable("cpu")
+    return native.instructions() if reason is None else f"none: {reason}"
+
+
+def triton_kernels() -> str:
+    """Say whether the GPU kernels run here, or why not."""
+    reason = triton.unavailable("cuda")
+    return "ready" if reason is None else f"none: {reason}"
 
 
 def shared_data() -> str:

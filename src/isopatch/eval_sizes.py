@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,16 @@ import torch
 from isopatch.data.memory import keep_in_memory
 from isopatch.errors import UsageError
 from isopatch.evaluation import labelled_pictures
+from isopatch.kernels import Swapped
+from isopatch.kernels.use import use
 from isopatch.models.load import fit, read_weights
-from isopatch.models.resize import ResizeMode
+from isopatch.models.resize import Change, ResizeMode
+from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
 from isopatch.training.config import DataConfig
 from isopatch.training.sizes import at_size
+
+log = logging.getLogger("isopatch")
 
 
 def evaluate_sizes(
@@ -31,6 +37,7 @@ def evaluate_sizes(
     workers: int = 0,
     device: str = "cpu",
     precision: str = "fp32",
+    kernels: str = "auto",
     bad: str = "fail",
     threads: int | None = None,
     position_resize: ResizeMode = "deit",
@@ -40,8 +47,8 @@ def evaluate_sizes(
     The weights are read and the data opened once; the other arguments are those of `evaluate_checkpoint` and
     `load`.
     Returns plain JSON values: model, trained_size, split, num_images, position_resize, device, precision,
-    threads, and sizes, one row each (`isopatch.training.sizes.at_size`): what was resized, accuracy, speed,
-    cost, or why the model cannot take the size. Raises UsageError where it can take none of them.
+    kernels, threads, and sizes, one row each (`isopatch.training.sizes.at_size`): what was resized, accuracy,
+    speed, cost, or why the model cannot take the size. Raises UsageError where it can take none of them.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -51,19 +58,27 @@ def evaluate_sizes(
     chosen = labelled_pictures(source, spec, data, split=split, bad=bad)
     pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)  # one pass per size
     trained = (spec.input.height, spec.input.width)
+    swapped: list[Swapped] = []
+
+    def build(size: tuple[int, int], changes: list[Change]) -> Classifier:
+        fitted = fit(
+            weights,
+            name,
+            arguments=arguments,
+            image_size=size,
+            position_resize=position_resize,
+            changes=changes,
+        )
+        model = fitted.model.to(place)
+        swapped.append(use(model, kernels=kernels, precision=precision))
+        if len(swapped) == 1:  # the same for every size
+            log.info("%s", swapped[0])
+        return model
+
     rows = []
     for size in dict.fromkeys((side, side) if isinstance(side, int) else tuple(side) for side in sizes):
         row = at_size(
-            lambda size, changes: (
-                fit(
-                    weights,
-                    name,
-                    arguments=arguments,
-                    image_size=size,
-                    position_resize=position_resize,
-                    changes=changes,
-                ).model
-            ),
+            build,
             pictures,
             replace(spec.input, height=size[0], width=size[1]),
             batch_size=batch_size,
@@ -85,6 +100,7 @@ def evaluate_sizes(
         "position_resize": position_resize,
         "device": str(place),
         "precision": precision,
+        "kernels": swapped[0].kernels,
         "threads": torch.get_num_threads(),
         "sizes": rows,
     }

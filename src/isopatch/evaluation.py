@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from isopatch.data.open import open_data
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.data.sources.relabel import relabel
 from isopatch.errors import UsageError
+from isopatch.kernels.use import use
 from isopatch.models import spec as models
 from isopatch.models.load import load
 from isopatch.models.locate import recorded_data
@@ -37,6 +39,7 @@ def evaluate_checkpoint(
     workers: int = 0,
     device: str = "cpu",
     precision: str = "fp32",
+    kernels: str = "auto",
     bad: str = "fail",
     threads: int | None = None,
     teacher: str | None = None,
@@ -47,6 +50,7 @@ def evaluate_checkpoint(
     split: "test" where the data has one, else "val", when None. A split that was cut from the data by seed is
         cut as the run did that made the weights (they carry how).
     name, arguments: which model a file that does not say so holds, as in `load`.
+    kernels: "auto", "plain", "native" or "triton", as in `isopatch.kernels.swap`.
     teacher: what taught the model, given as for training. baseline: the same model trained without a teacher.
         Both see the same pictures, each prepared as it expects. What they and the two heads of a model with a
         distillation token tell is the result's `distillation`: see `isopatch.training.heads.evaluate_taught`.
@@ -65,8 +69,12 @@ def evaluate_checkpoint(
             others[who] = open_members(sources, classes, setting=f"--{who}")
             if chosen.cut:
                 _warn_of_other_cut(source, sources, data, chosen.split, who)
-    return evaluate_taught(
-        model.to(place),
+    model.to(place)
+    swapped = use(model, kernels=kernels, precision=precision)
+    log.info("%s", swapped)
+    # Teacher and baseline stay plain, as the teacher is in training.
+    result = evaluate_taught(
+        model,
         chosen.pictures,
         model.spec.input,
         batch_size=batch_size,
@@ -77,6 +85,7 @@ def evaluate_checkpoint(
         teacher=others["teacher"],
         baseline=others["baseline"],
     )
+    return replace(result, kernels=swapped.kernels)
 
 
 class Labelled(NamedTuple):

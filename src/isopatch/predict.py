@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +24,12 @@ from isopatch.errors import UsageError
 from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_opened
 from isopatch.image.names import printable
 from isopatch.image.prepare import prepare
+from isopatch.kernels.use import use
 from isopatch.models.load import load
 from isopatch.training.evaluate import forward_heads
 from isopatch.training.metrics import check_finite, softmax
+
+log = logging.getLogger("isopatch")
 
 Input = str | os.PathLike[str] | Image.Image
 
@@ -63,6 +67,7 @@ class Predictor:
     top_k: classes reported per picture, at most the model's number of classes.
     device: "cpu", "cuda" or "cuda:N".
     batch_size: pictures per forward pass; the stream holds at most two batches of them.
+    kernels: "auto", "plain", "native" or "triton", as in `isopatch.kernels.swap`; the attribute says which.
     classes: the stored class names; the numbers "0", "1", ... where the weights carry none.
     """
 
@@ -76,6 +81,7 @@ class Predictor:
         top_k: int = 5,
         batch_size: int = 64,
         precision: str = "fp32",
+        kernels: str = "auto",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Load the model.
@@ -95,6 +101,9 @@ class Predictor:
         self.batch_size = batch_size
         self.precision: str = precision
         self.max_pixels = max_pixels
+        swapped = use(self.model, kernels=kernels, precision=precision)
+        self.kernels = swapped.kernels
+        log.info("%s", swapped)
 
     @overload
     def __call__(self, inputs: Input) -> Prediction: ...  # type: ignore[overload-overlap]  # a str first

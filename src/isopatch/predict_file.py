@@ -70,7 +70,7 @@ def predict_to_file(
     files = [file for file in expand_inputs(inputs) if os.path.abspath(file) not in own]
     with _alone(lock, out):
         try:
-            folder = _claim(out, rows_file, meta, describe_predictor(predictor))
+            folder = _claim(out, rows_file, meta, describe_predictor(predictor), predictor.kernels)
             if out.suffix == ".parquet" and out.exists() and not rows_file.exists():
                 parquet_to_jsonl(out, rows_file, predictor.top_k)
             with rows_file.open("a+b", buffering=0) as file:
@@ -140,15 +140,17 @@ def _from_folder(path: str, folder: str) -> str:
     return path if os.path.isabs(path) or os.getcwd() == folder else os.path.relpath(path, folder)
 
 
-def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any]) -> str:
+def _claim(out: Path, rows_file: Path, meta: Path, identity: dict[str, Any], kernels: str) -> str:
     """Write the sidecar of a new file, or check that an existing file is of this model and these settings.
 
+    kernels: those the file is begun with; a machine that has others may go on with it.
     Returns the folder in which the file was begun.
     """
     content = [path for path in (out, rows_file) if path.exists() and path.stat().st_size > 0]
     if not content:
         folder = os.getcwd()
-        replace_file(meta, (json.dumps({**identity, "folder": folder}, indent=1) + "\n").encode())
+        begun = {**identity, "kernels": kernels, "folder": folder}
+        replace_file(meta, (json.dumps(begun, indent=1) + "\n").encode())
         return folder
     if not meta.exists():
         raise UsageError(

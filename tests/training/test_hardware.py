@@ -24,7 +24,7 @@ def test_tiny_models_take_one_thread_others_all_cores(monkeypatch):
 def test_bfloat16_where_the_cpu_gains_from_it_and_the_model_is_worth_it(monkeypatch):
     assert choose(10_000_000, monkeypatch, ["amx_bf16"], cores=1).precision == "bf16"
     assert choose(10_000_000, monkeypatch, ["avx512_bf16"]).precision == "bf16"
-    assert choose(10_000_000, monkeypatch, ["avx512_bf16"], cores=1).precision == "fp32"
+    assert choose(10_000_000, monkeypatch, ["avx512_bf16"], cores=1).precision == "bf16"
     assert choose(10_000_000, monkeypatch, ["avx2"]).precision == "fp32"
     assert choose(1_000_000, monkeypatch, ["amx_bf16"]).precision == "fp32"
     assert choose(10_000_000, monkeypatch, ["amx_bf16"], precision="fp32").precision == "fp32"

@@ -34,6 +34,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         device=arguments.device,
         precision=arguments.precision,
+        kernels=arguments.kernels,
         bad=arguments.bad,
         threads=arguments.threads,
         teacher=arguments.teacher,
@@ -73,6 +74,7 @@ def evaluate_sizes(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         device=arguments.device,
         precision=arguments.precision,
+        kernels=arguments.kernels,
         bad=arguments.bad,
         threads=arguments.threads,
         position_resize=arguments.position_resize or "deit",
@@ -97,12 +99,14 @@ def predict(arguments: argparse.Namespace) -> int:
         top_k=arguments.top_k,
         batch_size=arguments.batch_size,
         precision=arguments.precision,
+        kernels=arguments.kernels,
     )
     if files is None:
         from isopatch.predict_file import predict_to_file
 
         written = predict_to_file(predictor, arguments.paths, Path(arguments.out))
-        emit(arguments, written, text.predicted)
+        chosen = {"kernels": predictor.kernels, "precision": predictor.precision}
+        emit(arguments, {**written, **chosen}, text.predicted)
         return EXIT_DONE
     unreadable = 0
     for prediction in predictor.stream(files):

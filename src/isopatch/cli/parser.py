@@ -25,6 +25,7 @@ VERBS = {
     "demo": "train two small models on real scans, in about a minute",
 }
 
+KERNELS = ("auto", "plain", "native", "triton")
 DATA = "digits, a folder, a pack, Parquet or a hub name"
 CHECKPOINT = "run folder, weights file or hub id"
 
@@ -272,6 +273,10 @@ def _add_configuration(parser: Parser) -> None:
     parser.add_argument("--seed", metavar="N", help="of initialisation and drop path; default 0")
     parser.add_argument("--epochs", metavar="N")
     parser.add_argument("--threads", metavar="N", help="CPU threads; default all cores, one for tiny models")
+    parser.add_argument("--precision", metavar="auto|fp32|bf16|fp16", help="default auto")
+    parser.add_argument(
+        "--kernels", metavar="|".join(KERNELS), help="whose operations; default auto: ours where they run"
+    )
     parser.add_argument("--bad", metavar="fail|skip", help="what an unreadable picture does; default fail")
 
 
@@ -285,6 +290,12 @@ def _add_inference(parser: Parser, *, batch_size: int) -> None:
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
+    parser.add_argument(
+        "--kernels",
+        choices=KERNELS,
+        default="auto",
+        help="whose operations; default auto: ours where they run",
+    )
 
 
 def _add_pack(pack: Parser) -> None:

@@ -46,7 +46,8 @@ def plan(document: Mapping[str, Any]) -> str:
         "size": f"{document['parameters']:,} parameters, {document['macs'] / 1e9:.3f} GMACs per picture",
         "recipe": str(document["recipe"]),
         "data": f"{document['data']}, {document['train_images']:,} training pictures",
-        "machine": f"{document['device']}, {document['precision']}, {document['threads']} threads",
+        "machine": f"{document['device']}, {document['precision']}, {document['kernels']} kernels, "
+        f"{document['threads']} threads",
         "length": f"{document['epochs']:,} epochs, {document['steps']:,} steps of {document['batch_size']:,}",
         "memory": f"about {document['memory_estimate_bytes'] / 1e6:,.0f} MB, the pictures not included",
         "speed": f"{document['images_per_second']:,.0f} images/s over {document['measured_steps']} steps",
@@ -64,6 +65,7 @@ def evaluation(document: Mapping[str, Any]) -> str:
         "nll": f"{document['nll']:.4f}",
         "ece": f"{document['ece']:.4f}",
         "brier": f"{document['brier']:.4f}",
+        "computed": f"in {document['precision']}, {document['kernels']} kernels",
     }
     if len(document["per_class"]) <= 5:  # always right then
         del rows["top-5"]
@@ -109,7 +111,8 @@ def sizes(document: Mapping[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [
         f"{document['model']} on {document['split']}, {document['num_images']:,} pictures; "
-        f"{document['device']}, {document['precision']}, threads: {document['threads']}",
+        f"{document['device']}, {document['precision']}, {document['kernels']} kernels, "
+        f"threads: {document['threads']}",
         *(
             "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isopatch")
 
+MACHINE = ("threads", "precision", "kernels")
+
 
 def _configuration(arguments: argparse.Namespace) -> RunConfig:
     from isopatch.recipes.resolve import resolve
 
     notes: list[str] = []
-    flags = {key: getattr(arguments, key) for key in ("weights", "seed", "epochs", "threads")}
+    flags = {key: getattr(arguments, key) for key in ("weights", "seed", "epochs", *MACHINE)}
     flags["data.bad"] = arguments.bad
     flags["distill.teacher"] = arguments.teacher
     run = _run_to_continue(arguments)
@@ -105,7 +107,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _continues_as_it_was(arguments: argparse.Namespace) -> bool:
     """Whether the command names a run that exists and says nothing about its configuration."""
-    asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "threads", "bad", "teacher")
+    asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "bad", "teacher", *MACHINE)
     if arguments.resume is None or arguments.settings or any(getattr(arguments, key) for key in asked):
         return False
     return arguments.resume != "auto" or _run_to_continue(arguments) is not None

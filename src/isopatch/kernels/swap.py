@@ -33,8 +33,9 @@ class Replacement:
 class Swapped:
     """What `swap` did to a model.
 
-    kernels: "plain", "native" or "triton". precision: what the twins compute in. kept: modules of a known
-    kind that stayed plain, "path: why". note: why there are no twins at all, where that was not asked for.
+    kernels: "native" or "triton"; "plain" where there is no twin. precision: what the twins compute in.
+    kept: modules of a known kind that stayed plain, "path: why". note: why there are no twins at all, where
+    that was not asked for. instructions: the CPU's that native kernels use, such as "avx512_bf16".
     """
 
     kernels: str
@@ -42,6 +43,7 @@ class Swapped:
     replaced: tuple[Replacement, ...] = ()
     kept: tuple[str, ...] = ()
     note: str | None = None
+    instructions: str | None = None
     _before: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
@@ -102,7 +104,7 @@ def _choose(kernels: Kernels, device: str) -> tuple[str, str | None]:
 
 
 def _replace(model: nn.Module, library: str, precision: Precision, makers: Sequence[Maker]) -> Swapped:
-    swapped = Swapped(library, precision)
+    swapped = Swapped(library, precision, instructions=native.instructions() if library == "native" else None)
     replaced: list[Replacement] = []
     kept: list[str] = []
 
@@ -122,6 +124,7 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
 
     visit(model, "")
     swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
-    if not replaced:
-        swapped.note = swapped.note or "nothing in this model has a twin"
+    if not replaced:  # recorded as plain: a later version's twins are not what this model ran on
+        why = "; ".join(kept) or "nothing in this model has a twin"
+        return Swapped("plain", precision, kept=tuple(kept), note=why)
     return swapped

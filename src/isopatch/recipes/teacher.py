@@ -27,6 +27,7 @@ def auto_teacher(student: RunConfig, pictures: int) -> RunConfig:
             "data": student.data,
             "batch_size": fitting_batch(base.batch_size, pictures),
             "precision": student.precision,
+            "kernels": student.kernels,
             "device": student.device,
             "threads": student.threads,
         }

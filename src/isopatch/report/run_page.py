@@ -224,6 +224,8 @@ def _machine(run: RunFiles) -> list[tuple[str, str]]:
         ("hardware", plain(run.summary.get("hardware"))),
         ("device", plain(run.summary.get("device"))),
         ("precision", plain(run.summary.get("precision"))),
+        ("kernels", plain(run.summary.get("kernels"))),
+        ("instruction set", plain(run.summary.get("instruction_set"))),
         ("threads", plain(run.summary.get("threads"))),
         ("seed", plain(run.summary.get("seed", run.config.get("seed")))),
         ("data_seed", plain(run.summary.get("data_seed"))),

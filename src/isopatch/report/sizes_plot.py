@@ -139,7 +139,8 @@ def _subtitle(document: Mapping[str, Any]) -> str:
     data = Path(document["data"]).name or document["data"]
     return (
         f"{document['split']} split of {data}, {document['num_images']:,} pictures; "
-        f"{document['device']}, {document['precision']}, threads: {document['threads']}"
+        f"{document['device']}, {document['precision']}, {document['kernels']} kernels, "
+        f"threads: {document['threads']}"
     )
 
 

@@ -191,6 +191,7 @@ class RunConfig(Node):
     accumulate: the step is done in this many micro-batches; mixing and BatchNorm see a micro-batch.
     data_seed: order, augmentation and mixing; None takes `seed`.
     precision: "auto" is bfloat16 autocast where the hardware has fast bfloat16, float32 elsewhere.
+    kernels: "auto" takes this package's own where they run, "plain" is PyTorch alone.
     """
 
     model: ModelNode
@@ -218,6 +219,9 @@ class RunConfig(Node):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N"
+    )
+    kernels: Literal["auto", "plain", "native", "triton"] = Field(
+        "auto", description="native: this package's on a CPU; triton: on a GPU; plain: PyTorch's"
     )
     threads: Positive | None = Field(None, description="CPU threads; None: all cores, one for tiny models")
     activation_checkpointing: bool = Field(False, description="recompute each block in the backward pass")

@@ -57,6 +57,7 @@ class Evaluation:
     agreement: share of pictures for which all heads predict one class; None with one head.
     mistakes: the most confident wrong predictions, most confident first.
     distillation: what the heads learned, from `isopatch.training.heads.evaluate_taught`; None elsewhere.
+    precision: what the model ran in. kernels: "plain", "native" or "triton", where that is known.
     """
 
     classes: tuple[str, ...]
@@ -66,6 +67,8 @@ class Evaluation:
     agreement: float | None
     mistakes: tuple[dict[str, Any], ...]
     distillation: dict[str, Any] | None = None
+    precision: str = "fp32"
+    kernels: str | None = None
 
     @property
     def top1(self) -> float:
@@ -86,9 +89,9 @@ class Evaluation:
         """Return plain JSON values.
 
         Keys: top1 top5 nll ece brier num_images num_correct macro_recall, per_class, confusion
-        [true][predicted] (None above 4096 classes), calibration, mistakes; for a model with several heads
-        also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share}; distillation where it
-        is known.
+        [true][predicted] (None above 4096 classes), calibration, mistakes, precision; for a model with
+        several heads also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share};
+        distillation and kernels where they are known.
         """
         names = tuple(printable(name) for name in self.classes)
         result: dict[str, Any] = {
@@ -97,7 +100,10 @@ class Evaluation:
             "confusion": self.metrics.confusion(),
             "calibration": self.metrics.calibration(),
             "mistakes": list(self.mistakes),
+            "precision": self.precision,
         }
+        if self.kernels is not None:
+            result["kernels"] = self.kernels
         if self.heads:
             kept = ("top1", "top5", "nll", "num_correct")
             counted = {name: head.scalars() for name, head in self.heads.items()}
@@ -193,6 +199,7 @@ def evaluate(
         heads=heads,
         agreement=agreeing / total.num_images if heads else None,
         mistakes=tuple(_describe(mistake, source, class_names) for mistake in worst.sorted()),
+        precision=precision,
     )
 
 

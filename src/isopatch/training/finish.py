@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from isopatch.data.source import ImageSource
 from isopatch.errors import IsopatchError
 from isopatch.files import sha256_of
+from isopatch.kernels.use import use
+from isopatch.models import spec as models
 from isopatch.models.save import save_model
 from isopatch.nn.classifier import Classifier
-from isopatch.training.ema import Ema
+from isopatch.training.ema import Ema, restore_in_place
 from isopatch.training.evaluate import Evaluation, evaluate
 from isopatch.training.hardware import cpu_name
 from isopatch.training.heads import evaluate_taught
@@ -111,17 +114,19 @@ def selection_sentence(trainer: Trainer) -> str:
 def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, Any]:
     """Evaluate `best/` on validation and test in float32, write evaluation-*.json and summary.json.
 
+    The kernels are the run's own, in float32 whatever it trained in.
     The teacher is asked about the test pictures too, or the validation pictures where there is no test split.
     """
     from isopatch.models.load import load
 
     model = load(folder.best).to(trainer.device)
+    use(model, kernels=trainer.choices.kernels, precision="fp32")
     final: dict[str, Any] = {}
     for split, source in (("val", trainer.val), ("test", trainer.splits.test)):
         if source is None:
             continue
         headline = split == "test" or trainer.splits.test is None
-        result = evaluate_taught(
+        evaluation = evaluate_taught(
             model,
             source,
             trainer.spec.input,
@@ -131,13 +136,14 @@ def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, 
             workers=trainer.config.data.workers,
             device=trainer.choices.device,
             stop=stop,
-        ).to_json()
+        )
+        result = replace(evaluation, kernels=trainer.choices.kernels).to_json()
         folder.write_json(f"evaluation-{split}.json", result)
         final[split] = {key: result[key] for key in FINAL_KEYS}
         log.info("%s: top-1 %.2f %% of %s pictures", split, 100 * result["top1"], f"{result['num_images']:,}")
     test = trainer.splits.test
     if trainer.val is None and test is not None and trainer.ema is not None and trainer.ema.updates:
-        average = _evaluate(trainer, _averaged(trainer.ema), test, stop, precision="fp32").to_json()
+        average = _evaluate(trainer, _averaged_in_fp32(trainer), test, stop, precision="fp32").to_json()
         final["test_ema"] = {key: average[key] for key in FINAL_KEYS}
         log.info("test, moving average of the weights: top-1 %.2f %%", 100 * average["top1"])
     summary = summarise(trainer, folder, final)
@@ -200,6 +206,16 @@ def _weight_sets(trainer: Trainer) -> list[tuple[str, Classifier]]:
 def _averaged(ema: Ema) -> Classifier:
     assert isinstance(ema.model, Classifier)
     return ema.model
+
+
+def _averaged_in_fp32(trainer: Trainer) -> Classifier:
+    """A copy of the moving average: the twins in the one that is trained compute in the run's precision."""
+    assert trainer.ema is not None
+    model = models.build(trainer.spec)
+    restore_in_place(model, dict(trainer.ema.model.state_dict()))
+    model.to(trainer.device)
+    use(model, kernels=trainer.choices.kernels, precision="fp32")
+    return model
 
 
 def _evaluate(

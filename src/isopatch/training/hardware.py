@@ -17,7 +17,9 @@ from isopatch.errors import UsageError
 from isopatch.training.config import RunConfig
 
 BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
-
+# With either, bfloat16 is faster at any number of threads: with AVX512_BF16 a step of a ViT or a ConvMixer is
+# 2.7 times as fast at one thread (measured; attention as two products, native kernels).
+FAST_BF16 = ("amx_bf16", "avx512_bf16")
 
 # Below this per forward pass one thread is as fast as several: they would wait for each other longer than
 # they compute, and many times longer on a machine that others use too (measured).
@@ -26,11 +28,17 @@ ONE_THREAD_MACS = 5e8
 
 @dataclass(frozen=True)
 class Choices:
-    """What `auto` meant on this machine. Recorded in every checkpoint, replayed on resume."""
+    """What `auto` meant on this machine. Recorded in every checkpoint, replayed on resume.
+
+    kernels: "plain", "native" or "triton". instruction_set: the CPU's that native kernels use. Checkpoints
+    written before there were kernels have neither: they are plain.
+    """
 
     device: str
     precision: str
     threads: int
+    kernels: str = "plain"
+    instruction_set: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -38,7 +46,10 @@ class Choices:
 
 
 def choose(config: RunConfig, macs_per_image: int) -> Choices:
-    """Resolve device, precision and threads: a fixed rule, no timing, so two runs agree."""
+    """Resolve device, precision and threads: a fixed rule, no timing, so two runs agree.
+
+    Kernels are left plain: which can run is known once the model is there (`isopatch.training.twins`).
+    """
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,7 +59,7 @@ def choose(config: RunConfig, macs_per_image: int) -> Choices:
     threads = config.threads or (1 if work < ONE_THREAD_MACS else available_cores())
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if _gains_from_bf16(device, threads, macs_per_image) else "fp32"
+        precision = "bf16" if _gains_from_bf16(device, macs_per_image) else "fp32"
     if precision == "fp16" and device == "cpu":
         raise UsageError("precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
     return Choices(device, precision, threads)
@@ -70,13 +81,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _gains_from_bf16(device: str, threads: int, macs_per_image: int) -> bool:
+def _gains_from_bf16(device: str, macs_per_image: int) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
-    flags = cpu_flags()
-    if macs_per_image < BF16_WORTH_MACS:
-        return False
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and threads > 1)
+    return macs_per_image >= BF16_WORTH_MACS and not cpu_flags().isdisjoint(FAST_BF16)
 
 
 def cpu_flags() -> frozenset[str]:

@@ -27,6 +27,7 @@ from isopatch.training.hardware import Choices, choose
 from isopatch.training.optim import NamedOptimizer, build_optimizer
 from isopatch.training.schedule import Schedule
 from isopatch.training.teaching import Teaching, open_teaching
+from isopatch.training.twins import put_twins_in
 
 log = logging.getLogger("isopatch")
 
@@ -125,6 +126,7 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
     torch.set_num_threads(choices.threads)
     model.activation_checkpointing = config.activation_checkpointing
     model.to(choices.device)
+    choices = put_twins_in(model, config, choices, resumed=resume is not None)
     sampler = EpochSampler(
         len(splits.train),
         global_batch=config.batch_size,

@@ -117,6 +117,8 @@ def open_teaching(
         return None
     require_heads(model, distill)
     student: InputContract = model.spec.input
+    # Whatever `kernels` says, the teacher stays plain: runs of several machines may fill and read one cache,
+    # and kernels would change the last bits of its answers.
     teacher = open_teacher(
         distill.teacher, classes, student=student, device=choices.device, precision=choices.precision
     )

@@ -1,0 +1,31 @@
+"""The kernels of a model that is about to be trained or asked: what `--kernels` and `--precision` mean."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+from torch import nn
+
+from isopatch.errors import UsageError
+from isopatch.kernels.swap import KERNELS, Kernels, Swapped, swap
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = False) -> Swapped:
+    """Swap modules as `swap` does, in the precision the rest of the model runs in.
+
+    The model is on its device already. precision: "fp32", "bf16" or "fp16", of the autocast around the model.
+    recompute: activations are recomputed in the backward pass, which the plain blocks do.
+    Raises UsageError when the asked-for kernels cannot run here, saying why.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}: choose fp32, bf16 or fp16")
+    if kernels == "plain":
+        return swap(model, kernels="plain")
+    if kernels in KERNELS:
+        if recompute:
+            return Swapped("plain", "fp32", note="activation_checkpointing recomputes the plain blocks")
+        if precision == "fp16":
+            return Swapped("plain", "fp32", note="no twin computes in fp16")
+    return swap(model, kernels=cast(Kernels, kernels), precision=cast(Literal["fp32", "bf16"], precision))
