@@ -40,7 +40,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "predict_file": ("predict", "predict_rows", "image"),
     "predict_rows": ("predict", "image"),
     "serve": ("predict", "image", "explain"),
-    "bench": ("models", "data", "kernels"),
+    "bench": ("models", "data", "kernels", "nn.classifier", "training.hardware"),
     "kernels": ("nn", "models"),
     "doctor": ("training.hardware", "kernels"),
 }

@@ -19,6 +19,7 @@ VERBS = {
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
     "export": "write a model in another form: one file of source that needs torch alone",
+    "bench": "measure a model beside other runtimes: speed, latency, memory",
     "data": "check a data set: every file, sizes, classes, duplicates",
     "config": "print the configuration a training would use, as YAML",
     "doctor": "show versions, CPU, GPU and speed of this machine",
@@ -239,6 +240,8 @@ def build_parser() -> Parser:
     export.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
     export.settings_under = "model."
 
+    _add_bench(verb("bench"))
+
     what = "read every file: sizes, modes, class balance, unreadable files, duplicates"
     check = verb("check", what, among=group("data", "check"), group="data")
     check.add_argument("data", metavar="DATA", help=DATA)
@@ -282,6 +285,32 @@ def _add_inference(parser: Parser, *, batch_size: int) -> None:
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
+
+
+def _add_bench(bench: Parser) -> None:
+    bench.settings_under = "model."
+    bench.many = "names"
+    bench.add_argument("names", metavar="MODEL", nargs="+", help=f"model name, {CHECKPOINT}")
+    bench.add_argument(
+        "--mode", choices=("infer", "train"), default="infer", help="a forward pass or a training step"
+    )
+    bench.add_argument("--batch", type=_count(1), metavar="N", help="pictures; default 8, in training 32")
+    bench.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
+    bench.add_argument(
+        "--precision", default="auto", metavar="P[,P]", help="fp32, bf16; default auto: the fastest counts"
+    )
+    bench.add_argument(
+        "--kernels", default="auto", metavar="K", help="plain, native, triton; default auto: plain and twins"
+    )
+    bench.add_argument(
+        "--peers", metavar="P[,P]", help="timm, timm-compile, openvino, onnxruntime (default: all), none"
+    )
+    bench.add_argument("--rounds", type=_count(1), default=5, metavar="N", help="default 5")
+    bench.add_argument("--threads", metavar="N[,N]", help="every number is tried; default all cores")
+    bench.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    bench.add_argument("--seed", type=_count(0), default=0, metavar="N", help="of weights, pictures, order")
+    bench.add_argument("--no-memory", action="store_true", help="leave out peak memory: a process each")
+    bench.add_argument("--plot", metavar="FILE", help=".png: multiply-adds and accuracy against images/s")
 
 
 def _train_epilog() -> str:
