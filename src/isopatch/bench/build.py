@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from isopatch.bench.check import GRADIENTS_WITHIN, LOGITS_WITHIN, gradient_error, relative_error
+from isopatch.bench.check import WITHIN, gradient_error, relative_error
 from isopatch.bench.forward import forward_runner
 from isopatch.bench.runner import Runner
 from isopatch.bench.runtimes import onnxruntime_runner, openvino_runner
@@ -30,10 +30,10 @@ def build_runner(setting: Setting, task: Task, subject: Subject) -> Runner:
 
 def deviation(runner: Runner, subject: Subject) -> tuple[float, float]:
     """Return (how far a contender is from the plain model in fp32, how far it may be); see `check`."""
-    precision = runner.setting.precision
+    bound = WITHIN[runner.setting.precision]
     if runner.gradients is not None:
         wanted = subject.gradients(runner.images)
-        return gradient_error(runner.gradients(), wanted), GRADIENTS_WITHIN[precision]
+        return gradient_error(runner.gradients(), wanted), bound
     assert runner.logits is not None
     found = runner.logits(subject.pictures(CHECKED))
-    return relative_error(found, subject.logits), LOGITS_WITHIN[precision]
+    return relative_error(found, subject.logits), bound

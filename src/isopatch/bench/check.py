@@ -9,11 +9,10 @@ from torch import Tensor
 
 from isopatch.kernels.twin import Precision
 
-# Root-mean-square difference over root-mean-square value. Other summation orders reach 1e-5 over a deep
-# network in fp32, bf16's eight bits 1e-2 in logits and more in gradients; a missing bias or a wrong
-# activation changes far more.
-LOGITS_WITHIN: dict[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2}
-GRADIENTS_WITHIN: dict[Precision, float] = {"fp32": 5e-3, "bf16": 2e-1}
+# Root-mean-square difference over root-mean-square value, of logits and of the whole gradient. With the weights
+# of `subject.settle`, other orders of summation reach 1e-5 in fp32 and bf16 arithmetic 1-2 % after 32 blocks;
+# ReLU for GELU, hardly an error with inputs that are mostly positive, makes 10 %.
+WITHIN: dict[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

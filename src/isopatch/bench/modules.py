@@ -67,7 +67,7 @@ def module_of(setting: Setting, task: Task, subject: Subject) -> tuple[nn.Module
         module, names = timm_module(subject)
     module = module.to(task.device)
     if setting.layout == "channels_last":
-        module = module.to(memory_format=cast(Any, torch.channels_last))
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if setting.ours and setting.kernels != "plain":
         swapped = swap(module, kernels=cast(Kernels, setting.kernels), precision=setting.precision)
         if not swapped.replaced:

@@ -125,7 +125,7 @@ def _measure(source: str, request: Request, task: Task, threads: tuple[int, ...]
         "image_size": facts["image_size"],
         "parameters": facts["parameters"],
         "macs": facts["macs"],
-        "accuracy": facts["accuracy"],
+        "accuracy": subject.accuracy,
         "matrix_gflops": [
             {
                 "precision": precision,

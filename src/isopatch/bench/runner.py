@@ -32,7 +32,7 @@ class Runner:
 def in_batches(forward: Callable[[Tensor], Tensor], pictures: Tensor, batch: int) -> Tensor:
     """Run pictures through what takes exactly `batch` of them; too few are repeated. Logits in fp32, CPU."""
     rows = []
-    for part in pictures.split(batch):
+    for part in torch.split(pictures, batch):
         full = part.repeat(-(-batch // len(part)), 1, 1, 1)[:batch]
         rows.append(forward(full)[: len(part)].float().cpu())
     return torch.cat(rows)

@@ -34,7 +34,7 @@ def training_runner(setting: Setting, task: Task, subject: Subject) -> Runner:
         optimizer.zero_grad(set_to_none=True)
         with autocast(setting, task):
             loss = F.cross_entropy(run(x), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def call() -> None:
         backward()

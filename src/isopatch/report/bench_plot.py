@@ -46,7 +46,8 @@ def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     models = [model for model in document["models"] if model["contenders"]]
-    known = [model for model in models if _accuracy(model) is not None]
+    accuracy = {id(model): _accuracy(model) for model in models if model["accuracy"]}
+    known = [model for model in models if id(model) in accuracy]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(10.5 if known else 6.4, 5.2), facecolor="white")
         FigureCanvasAgg(figure)
@@ -56,7 +57,7 @@ def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
         figure.subplots_adjust(left=0.075, right=0.985, top=0.83, bottom=0.235, wspace=0.17)
         _draw_macs(panels[0], models, document)
         if known:
-            _draw_accuracy(panels[1], known)
+            _draw_accuracy(panels[1], known, accuracy)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.015, 0.0), ncols=4, fontsize=8.5)
         buffer = io.BytesIO()
@@ -96,13 +97,13 @@ def _draw_limit(axes: Axes, models: Sequence[Row]) -> None:
     axes.set_ylim(low, high)
 
 
-def _draw_accuracy(axes: Axes, models: Sequence[Row]) -> None:
-    _draw(axes, models, {id(model): _accuracy(model) for model in models})
+def _draw_accuracy(axes: Axes, models: Sequence[Row], accuracy: Mapping[int, float]) -> None:
+    _draw(axes, models, accuracy)
     axes.margins(y=0.18)
     axes.set_title("published top-1 in %", loc="left", fontsize=9.5)
 
 
-def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float | None]) -> None:
+def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> None:
     """Draw a line of marks for each model, named at its fastest end."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -145,10 +146,9 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float | None]
     axes.margins(x=0.12)
 
 
-def _accuracy(model: Row) -> float | None:
+def _accuracy(model: Row) -> float:
     """The accuracy of published weights that stands first in the table of models."""
-    found = model["accuracy"]
-    return None if not found else float(found[0]["top1"])
+    return float(model["accuracy"][0]["top1"])
 
 
 def _title(document: Mapping[str, Any]) -> str:
