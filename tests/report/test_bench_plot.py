@@ -54,7 +54,7 @@ def test_it_is_drawn(shown: dict[str, Any], tmp_path: Path) -> None:
 
 def test_the_name_is_checked_first(tmp_path: Path) -> None:
     assert plot_file(str(tmp_path / "a.PNG")) == tmp_path / "a.PNG"
-    with pytest.raises(UsageError, match="ends in .png"):
+    with pytest.raises(UsageError, match=r"ends in \.png"):
         plot_file(str(tmp_path / "a.svg"))
     with pytest.raises(UsageError, match="there is no folder"):
         plot_file(str(tmp_path / "absent" / "a.png"))

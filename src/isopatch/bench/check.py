@@ -9,9 +9,9 @@ from torch import Tensor
 
 from isopatch.kernels.twin import Precision
 
-# Root-mean-square difference over root-mean-square value, of logits and of the whole gradient. With the weights
-# of `subject.settle`, other orders of summation reach 1e-5 in fp32 and bf16 arithmetic 1-2 % after 32 blocks;
-# ReLU for GELU, hardly an error with inputs that are mostly positive, makes 10 %.
+# Root-mean-square difference over root-mean-square value, of logits and of the whole gradient. With the
+# weights of `subject.settle`, other orders of summation reach 1e-5 in fp32 and bf16 arithmetic 1-2 % after
+# 32 blocks; ReLU for GELU, hardly an error with inputs that are mostly positive, makes 10 %.
 WITHIN: dict[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2}
 
 

@@ -83,6 +83,8 @@ def _draw_limit(axes: Axes, models: Sequence[Row]) -> None:
     """Draw where images/s would end at the machine's measured matrix rate: a straight line in both logs."""
     most = max((row for model in models for row in model["matrix_gflops"]), key=lambda row: row["gflops"])
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    if most["gflops"] / 2 / high > 3 * right:  # far to the right of everything
+        return
     axes.plot(
         [most["gflops"] / 2 / low, most["gflops"] / 2 / high],
         [low, high],
@@ -134,16 +136,24 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> No
             model["model"],
             ((min(rates) * max(rates)) ** 0.5, y),
             textcoords="offset points",
-            xytext=(0, 8),
+            xytext=(0, -16 if _close_above(model, models, heights) else 8),
             ha="center",
             fontsize=8,
             color=_QUIET,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )
     axes.set_xlabel("images/s, the fastest setting of each")
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
     axes.xaxis.set_major_formatter(lambda value, _position: f"{value:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12)
+
+
+def _close_above(model: Row, models: Sequence[Row], heights: Mapping[int, float]) -> bool:
+    """Whether another model's line is where the name would stand: as accuracies are, a point apart."""
+    own = heights[id(model)]
+    others = [heights[id(other)] for other in models if other is not model]
+    return any(own <= other <= own * 1.01 for other in others)
 
 
 def _accuracy(model: Row) -> float:
