@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 TURN_SECONDS = 0.5  # of one contender in one round, at least; one call where that takes longer
-WARM_UP_BELOW = 1.0  # seconds: a call as long as this does not gain from one before it
+WARM_UP_BELOW = 1.0  # seconds: a call as long as this gains nothing from one before it
 KEEP_ABOVE = 0.5  # of the fastest setting of the same group
 
 
@@ -30,22 +30,20 @@ class Entrant:
     threads: int
     group: str | None = None
     rates: list[float] = field(default_factory=list)
-    call_seconds: float = 0.0
 
     def turn(self, at_least: float) -> None:
-        """Warm up, then call for a while and note the rate."""
+        """Call once to warm up, then for a while, and note the rate. A call that is long counts at once."""
         torch.set_num_threads(self.threads)
-        if self.call_seconds < WARM_UP_BELOW:
-            self.call()
-        calls = 0
         start = time.perf_counter()
-        while True:
+        self.call()
+        seconds = time.perf_counter() - start
+        calls = 1
+        if seconds < WARM_UP_BELOW:
+            calls, seconds, start = 0, 0.0, time.perf_counter()
+        while calls == 0 or seconds < at_least:
             self.call()
             calls += 1
             seconds = time.perf_counter() - start
-            if seconds >= at_least:
-                break
-        self.call_seconds = seconds / calls
         self.rates.append(self.work * calls / seconds)
 
 
