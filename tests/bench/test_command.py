@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from isopatch.bench.memory import peak_memory_mb
 from isopatch.bench.setting import Setting, Task
 from isopatch.cli import main
+from isopatch.kernels import native
+from isopatch.nn.blocks import Blocks
 
 SIZES = {"dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 4, "image_size": 16, "num_classes": 5}
 TINY = ["bench", "convmixer", *(f"--model.{key}={value}" for key, value in SIZES.items()), "--threads", "1"]
@@ -31,7 +34,7 @@ def measured(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 
 
 def test_the_document_of_an_inference(capsys: pytest.CaptureFixture[str]) -> None:
-    document = measured(capsys, "--peers", "timm")
+    document = measured(capsys, "--peers", "timm", "--kernels", "plain")
     assert (document["mode"], document["batch"], document["rounds"]) == ("infer", 2, 2)
     (model,) = document["models"]
     assert model["macs"] > 0 and model["image_size"] == [16, 16]
@@ -48,17 +51,72 @@ def test_the_document_of_an_inference(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(best) == 2 and all(row["latency_ms"]["p50"] <= row["latency_ms"]["p99"] for row in best)
     assert (model["best"], model["best_peer"]) == ("isopatch-plain", "timm")
     assert model["ratio_spread"]["min"] <= model["ratio_to_best_peer"] <= model["ratio_spread"]["max"]
-    # Kernels that "auto" asks for and this machine does not have are told, not passed over.
-    swapped = {row["contender"] for row in model["absent"]} | {row["contender"] for row in rows}
-    assert "isopatch-native" in swapped
+
+
+class Twin(Blocks):
+    """Stands in for the plain blocks; `off` is what it adds to the right result."""
+
+    twin_name = "fake"
+    off = 0.0
+
+    def forward(self, tokens: Tensor, grid: Any, *, recompute: bool = False) -> Tensor:
+        return super().forward(tokens, grid, recompute=recompute) + self.off
+
+
+def twin_of(off: float) -> Any:
+    def make(module: nn.Module, precision: str) -> nn.Module | None:
+        if type(module) is not Blocks:
+            return None
+        twin = Twin(module)
+        twin.off = off
+        return twin
+
+    return lambda: [make]
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_our_kernels_are_measured_where_there_are_any(
+    mode: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "unavailable", lambda device: None)
+    monkeypatch.setattr(native, "makers", twin_of(0.0))
+    (model,) = measured(capsys, "--peers", "none", "--mode", mode)["models"]
+    rows = {(row["contender"], row["precision"]): row for row in model["contenders"]}
+    assert {("isopatch-native", "fp32"), ("isopatch-native", "bf16"), ("isopatch-plain", "fp32")} <= set(rows)
+    assert "blocks (fake)" in rows["isopatch-native", "fp32"]["note"]
+    (model,) = measured(capsys, "--peers", "none", "--mode", mode, "--kernels", "native")["models"]
+    assert {row["contender"] for row in model["contenders"]} == {"isopatch-native"}
+    # One that computes something else is told to be wrong and has no rate.
+    monkeypatch.setattr(native, "makers", twin_of(1.0))
+    (model,) = measured(capsys, "--peers", "none", "--mode", mode)["models"]
+    assert {row["contender"] for row in model["contenders"]} == {"isopatch-plain"}
+    assert {(row["contender"], row["state"]) for row in model["absent"]} == {("isopatch-native", "wrong")}
+
+
+def test_kernels_that_cannot_run_are_told_and_refused_by_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "unavailable", lambda device: "no compiler was found")
+    code, out, _ = run(capsys, *SHORT, "--peers", "none")
+    assert code == 0 and "isopatch-native: no compiler was found" in out
+    code, out, err = run(capsys, *SHORT, "--peers", "none", "--kernels", "native")
+    assert (code, out) == (2, "") and "kernels native: no compiler was found" in err
+
+
+def test_a_model_without_twins_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "unavailable", lambda device: None)
+    monkeypatch.setattr(native, "makers", lambda: [])
+    for kernels in ("auto", "native"):
+        _, out, _ = run(capsys, *SHORT, "--peers", "none", "--kernels", kernels)
+        assert "isopatch-native: nothing in this model has a twin" in out
 
 
 def test_a_training_step(capsys: pytest.CaptureFixture[str]) -> None:
     document = measured(capsys, "--mode", "train", "--peers", "timm,openvino", "--precision", "fp32")
     (model,) = document["models"]
-    assert {row["contender"] for row in model["contenders"]} == {"isopatch-plain", "timm"} | {
-        row["contender"] for row in model["contenders"] if row["contender"] == "isopatch-native"
-    }
+    assert {"isopatch-plain", "timm"} <= {row["contender"] for row in model["contenders"]}
     assert all(row["latency_ms"] is None for row in model["contenders"])
     assert next(row["why"] for row in model["absent"] if row["contender"] == "openvino").startswith(
         ("runs inference", "pip install")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.report.bench_plot import plot_file, write_bench_plot
 
 
@@ -58,3 +58,8 @@ def test_the_name_is_checked_first(tmp_path: Path) -> None:
         plot_file(str(tmp_path / "a.svg"))
     with pytest.raises(UsageError, match="there is no folder"):
         plot_file(str(tmp_path / "absent" / "a.png"))
+
+
+def test_nothing_measured_is_not_drawn(tmp_path: Path) -> None:
+    with pytest.raises(IsopatchError, match="nothing to draw"):
+        write_bench_plot(document({**MIXER, "contenders": []}), tmp_path / "bench.png")

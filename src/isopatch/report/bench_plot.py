@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.files import replace_file
 from isopatch.report.plots import INK, SERIES, STYLE
 
@@ -40,12 +40,17 @@ def plot_file(name: str) -> Path:
 
 
 def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
-    """Draw the document of `isopatch.bench.run.bench`: the fastest setting of each contender."""
+    """Draw the document of `isopatch.bench.run.bench`: the fastest setting of each contender.
+
+    Raises IsopatchError where nothing was measured.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     models = [model for model in document["models"] if model["contenders"]]
+    if not models:
+        raise IsopatchError(f"--plot {path}: nothing could be measured, so there is nothing to draw")
     accuracy = {id(model): _accuracy(model) for model in models if model["accuracy"]}
     known = [model for model in models if id(model) in accuracy]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
