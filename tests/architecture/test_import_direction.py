@@ -48,7 +48,15 @@ TABLE: dict[str, tuple[str, ...]] = {
     "predict_file": ("predict", "predict_rows", "image"),
     "predict_rows": ("predict", "image"),
     "serve": ("predict", "image", "explain"),
-    "bench": ("models", "data", "image.contract", "image.decode", "kernels"),
+    "bench": (
+        "models",
+        "data",
+        "image.contract",
+        "image.decode",
+        "kernels",
+        "nn.classifier",
+        "training.hardware",
+    ),
     "kernels": ("nn", "models"),
     "doctor": ("training.hardware", "image.native", "kernels"),
 }

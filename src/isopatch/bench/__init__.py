@@ -1,1 +1,1 @@
-"""Measuring ourselves and the peers: all of them in one process, in turn."""
+"""Measure models and data side by side with the peers: the same work, one process, in turn."""

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from isopatch.cli import measuring, models, other, training
+from isopatch.cli import benching, measuring, models, other, training
 from isopatch.cli.parser import parse
 from isopatch.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, IsopatchError
 
@@ -85,6 +85,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "models list": models.models_list,
     "models show": models.models_show,
     "export": models.export,
+    "bench": benching.bench,
     "data check": other.data_check,
     "data pack": other.data_pack,
     "data bench": other.data_bench,

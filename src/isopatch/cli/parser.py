@@ -9,6 +9,16 @@ from itertools import takewhile
 from typing import Any, NoReturn
 
 from isopatch import __version__
+from isopatch.cli.options import (
+    CHECKPOINT,
+    DATA,
+    KERNELS,
+    add_bench,
+    add_data_bench,
+    add_max_pixels,
+    add_pack,
+    count,
+)
 from isopatch.errors import UsageError, nearest
 
 VERBS = {
@@ -19,15 +29,13 @@ VERBS = {
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
     "export": "write a model in another form: one file of source that needs torch alone",
+    "bench": "measure a model beside other runtimes: speed, latency, memory",
     "data": "check a data set, pack it for fast training, or measure how fast it is read",
     "config": "print the configuration a training would use, as YAML",
     "doctor": "show versions, CPU, GPU and speed of this machine",
     "demo": "train two small models on real scans, in about a minute",
 }
 
-KERNELS = ("auto", "plain", "native", "triton")
-DATA = "digits, a folder, a pack, Parquet or a hub name"
-CHECKPOINT = "run folder, weights file or hub id"
 
 TRAIN_EPILOG = """\
 recipes:
@@ -157,8 +165,8 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does"
     )
-    evaluate.add_argument("--workers", type=_count(0), default=0, metavar="N", help="loader processes")
-    evaluate.add_argument("--threads", type=_count(1), metavar="N", help="CPU threads; default all cores")
+    evaluate.add_argument("--workers", type=count(0), default=0, metavar="N", help="loader processes")
+    evaluate.add_argument("--threads", type=count(1), metavar="N", help="CPU threads; default all cores")
     evaluate.add_argument(
         "--sizes",
         metavar="N,N,...",
@@ -182,7 +190,7 @@ def build_parser() -> Parser:
     predict.many = "paths"
     predict.add_argument("--out", metavar="FILE", help=".csv, .jsonl or .parquet; run again to continue it")
     predict.add_argument(
-        "--top-k", type=_count(1), default=5, metavar="K", help="classes per picture, default 5"
+        "--top-k", type=count(1), default=5, metavar="K", help="classes per picture, default 5"
     )
     _add_inference(predict, batch_size=64)
 
@@ -240,20 +248,25 @@ def build_parser() -> Parser:
     export.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
     export.settings_under = "model."
 
+    bench = verb("bench")
+    bench.settings_under = "model."
+    bench.many = "names"
+    add_bench(bench)
+
     data = group("data", "check|pack|bench")
     what = "read every file: sizes, modes, class balance, unreadable files, duplicates"
     check = verb("check", what, among=data, group="data")
     check.add_argument("data", metavar="DATA", help=DATA)
-    _add_max_pixels(check)
+    add_max_pixels(check)
     pack = verb("pack", "resize every picture once, store them in shards", among=data, group="data")
-    _add_pack(pack)
+    add_pack(pack)
     what = "training pictures a second: our loader beside the peers', on the same files"
-    _add_data_bench(verb("bench", what, among=data, group="data"))
+    add_data_bench(verb("bench", what, among=data, group="data"))
 
     verb("doctor")
     demo = verb("demo")
     demo.add_argument("--out", metavar="DIR", default="runs/demo", help="default runs/demo")
-    demo.add_argument("--seed", type=_count(0), default=0, metavar="N")
+    demo.add_argument("--seed", type=count(0), default=0, metavar="N")
     return parser
 
 
@@ -286,7 +299,7 @@ def _add_inference(parser: Parser, *, batch_size: int) -> None:
         "--model", metavar="NAME", help="which model a file without a name holds; --model.ARGUMENT VALUE"
     )
     parser.add_argument(
-        "--batch-size", type=_count(1), default=batch_size, metavar="N", help=f"default {batch_size}"
+        "--batch-size", type=count(1), default=batch_size, metavar="N", help=f"default {batch_size}"
     )
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="default fp32")
@@ -298,70 +311,10 @@ def _add_inference(parser: Parser, *, batch_size: int) -> None:
     )
 
 
-def _add_pack(pack: Parser) -> None:
-    pack.add_argument("data", metavar="DATA", help=DATA)
-    pack.add_argument("out", metavar="OUT", help="a new folder, which --data then takes")
-    pack.add_argument(
-        "--short-side", type=_count(1), default=256, metavar="N", help="pixels at most; default 256"
-    )
-    pack.add_argument(
-        "--store",
-        choices=("raw", "jpeg"),
-        default="raw",
-        help="raw (default): pixels, fastest, 3 bytes each; jpeg: a tenth of that",
-    )
-    pack.add_argument("--quality", type=_count(1), default=95, metavar="Q", help="of jpeg; default 95")
-    pack.add_argument("--workers", type=_count(0), default=0, metavar="N", help="processes that decode")
-    pack.add_argument("--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does")
-    pack.add_argument("--overwrite", action="store_true", help="replace the pack that is at OUT")
-    _add_max_pixels(pack)
-
-
-def _add_data_bench(bench: Parser) -> None:
-    bench.add_argument("data", metavar="DATA", help=DATA)
-    bench.add_argument("--peers", metavar="NAME,...", default="", help="timm, torchvision; default none")
-    bench.add_argument("--against", metavar="DATA", help="what the peers read; default DATA")
-    bench.add_argument("--recipe", metavar="NAME", default="deit", help="whose augmentation; default deit")
-    bench.add_argument(
-        "--model", metavar="NAME", default="deit_small_patch16_224", help="whose recipe, where it matters"
-    )
-    for option, default, what in (
-        ("--size", 224, "pixels a side"),
-        ("--batch-size", 64, "pictures in a batch"),
-        ("--rounds", 5, "of each contender"),
-        ("--pictures", 1024, "timed in a round"),
-    ):
-        bench.add_argument(
-            option, type=_count(1), default=default, metavar="N", help=f"{what}; default {default}"
-        )
-    bench.add_argument("--workers", type=_count(0), default=2, metavar="N", help="processes; default 2")
-
-
-def _add_max_pixels(parser: Parser) -> None:
-    parser.add_argument(
-        "--max-pixels", type=_count(1), default=50_000_000, metavar="N", help="refuse larger pictures"
-    )
-
-
 def _train_epilog() -> str:
     from isopatch.recipes.table import recipe_help
 
     return TRAIN_EPILOG.format(recipes=recipe_help())
-
-
-def _count(least: int) -> Callable[[str], int]:
-    """Return a converter for whole numbers from `least` up."""
-
-    def convert(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        return number
-
-    return convert
 
 
 def _settings(rest: list[str], parser: Parser) -> list[tuple[str, str]]:

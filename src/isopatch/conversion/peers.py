@@ -10,13 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from isopatch.conversion import settings
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.models.foreign import input_in
 from isopatch.models.formats import timm_config, transformers
+from isopatch.models.formats.timm_build import import_timm, timm_model
 from isopatch.models.held import grid_of
 from isopatch.models.load import load, open_weights
 from isopatch.models.locate import locate
@@ -90,7 +91,7 @@ def timm_side(path: Path, spec: ModelSpec, shown: str) -> Side:
     path: a folder with timm's config.json, or a file of timm's, of DeiT's names or Google's; timm's class is
     then built for `spec`. shown: what to call the path.
     """
-    timm = _timm()
+    timm = import_timm()
     if path.is_dir():
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
         named = True
@@ -114,48 +115,6 @@ def timm_side(path: Path, spec: ModelSpec, shown: str) -> Side:
     )
 
 
-def timm_model(spec: ModelSpec) -> nn.Module:
-    """Build timm's own model for a spec: by name, or by its class in a size that timm has no name for."""
-    timm = _timm()
-    count = spec.arguments["num_classes"]
-    try:
-        name, model_args = timm_config.builder(spec)
-    except UsageError:
-        return _timm_class(spec)
-    built: nn.Module = timm.create_model(name, num_classes=count, **model_args)
-    return built
-
-
-def _timm_class(spec: ModelSpec) -> nn.Module:
-    from timm.layers.create_act import get_act_layer
-    from timm.layers.mlp import GatedMlp
-    from timm.models.convmixer import ConvMixer
-    from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock, SpatialGatingBlock
-    from timm.models.vision_transformer_relpos import VisionTransformerRelPos
-
-    arguments = spec.arguments
-    relative = arguments.get("position") == "relative"
-    given = timm_config.options(
-        spec.architecture, {**arguments, "position": "none"} if relative else arguments
-    )
-    given |= {"num_classes": arguments["num_classes"], "act_layer": get_act_layer(given["act_layer"])}
-    built: nn.Module
-    if spec.architecture == "convmixer":
-        built = ConvMixer(**given)
-    elif relative:
-        for key in ("pos_embed", "no_embed_class"):
-            del given[key]
-        built = VisionTransformerRelPos(rel_pos_type="bias", **{"init_values": None, **given})
-    else:
-        layers: dict[str, Any] = {
-            "mlp_mixer": {},
-            "resmlp": {"block_layer": ResBlock, "norm_layer": Affine},
-            "gmlp": {"block_layer": SpatialGatingBlock, "mlp_layer": GatedMlp},
-        }[spec.architecture]
-        built = MlpMixer(**given, **layers)
-    return built
-
-
 def _timm_filter(architecture: str) -> Callable[..., Any] | None:
     """What timm passes published files of a family through."""
     from timm.models import mlp_mixer, vision_transformer
@@ -166,14 +125,6 @@ def _timm_filter(architecture: str) -> Callable[..., Any] | None:
     if architecture in ("deit", "deit3"):
         return functools.partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
     return None
-
-
-def _timm() -> Any:
-    with warnings.catch_warnings():  # timm 1.0 warns about its own names while it is imported
-        warnings.simplefilter("ignore")
-        import timm
-        import timm.models
-    return timm
 
 
 # --- transformers ---------------------------------------------------------------------------------------

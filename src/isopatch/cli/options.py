@@ -1,0 +1,98 @@
+"""What the options of several verbs share, and the options of those that measure and pack."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+KERNELS = ("auto", "plain", "native", "triton")
+DATA = "digits, a folder, a pack, Parquet or a hub name"
+CHECKPOINT = "run folder, weights file or hub id"
+
+
+def count(least: int) -> Callable[[str], int]:
+    """Return a converter for whole numbers from `least` up."""
+
+    def convert(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return number
+
+    return convert
+
+
+def add_pack(pack: argparse.ArgumentParser) -> None:
+    """Options of `isopatch data pack`."""
+    pack.add_argument("data", metavar="DATA", help=DATA)
+    pack.add_argument("out", metavar="OUT", help="a new folder, which --data then takes")
+    pack.add_argument(
+        "--short-side", type=count(1), default=256, metavar="N", help="pixels at most; default 256"
+    )
+    pack.add_argument(
+        "--store",
+        choices=("raw", "jpeg"),
+        default="raw",
+        help="raw (default): pixels, fastest, 3 bytes each; jpeg: a tenth of that",
+    )
+    pack.add_argument("--quality", type=count(1), default=95, metavar="Q", help="of jpeg; default 95")
+    pack.add_argument("--workers", type=count(0), default=0, metavar="N", help="processes that decode")
+    pack.add_argument("--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does")
+    pack.add_argument("--overwrite", action="store_true", help="replace the pack that is at OUT")
+    add_max_pixels(pack)
+
+
+def add_data_bench(bench: argparse.ArgumentParser) -> None:
+    """Options of `isopatch data bench`."""
+    bench.add_argument("data", metavar="DATA", help=DATA)
+    bench.add_argument("--peers", metavar="NAME,...", default="", help="timm, torchvision; default none")
+    bench.add_argument("--against", metavar="DATA", help="what the peers read; default DATA")
+    bench.add_argument("--recipe", metavar="NAME", default="deit", help="whose augmentation; default deit")
+    bench.add_argument(
+        "--model", metavar="NAME", default="deit_small_patch16_224", help="whose recipe, where it matters"
+    )
+    for option, default, what in (
+        ("--size", 224, "pixels a side"),
+        ("--batch-size", 64, "pictures in a batch"),
+        ("--rounds", 5, "of each contender"),
+        ("--pictures", 1024, "timed in a round"),
+    ):
+        bench.add_argument(
+            option, type=count(1), default=default, metavar="N", help=f"{what}; default {default}"
+        )
+    bench.add_argument("--workers", type=count(0), default=2, metavar="N", help="processes; default 2")
+
+
+def add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    """The option that refuses large pictures."""
+    parser.add_argument(
+        "--max-pixels", type=count(1), default=50_000_000, metavar="N", help="refuse larger pictures"
+    )
+
+
+def add_bench(bench: argparse.ArgumentParser) -> None:
+    """Options of `isopatch bench`."""
+    bench.add_argument("names", metavar="MODEL", nargs="+", help=f"model name, {CHECKPOINT}")
+    bench.add_argument(
+        "--mode", choices=("infer", "train"), default="infer", help="a forward pass or a training step"
+    )
+    bench.add_argument("--batch", type=count(1), metavar="N", help="pictures; default 8, in training 32")
+    bench.add_argument("--image-size", metavar="N", help="pixels: 384, or rows x columns as 96x128")
+    bench.add_argument(
+        "--precision", default="auto", metavar="P[,P]", help="fp32, bf16; default auto: the fastest counts"
+    )
+    bench.add_argument(
+        "--kernels", default="auto", metavar="K", help="plain, native, triton; default auto: plain and twins"
+    )
+    bench.add_argument(
+        "--peers", metavar="P[,P]", help="timm, timm-compile, openvino, onnxruntime (default: all), none"
+    )
+    bench.add_argument("--rounds", type=count(1), default=5, metavar="N", help="default 5")
+    bench.add_argument("--threads", metavar="N[,N]", help="every number is tried; default all cores")
+    bench.add_argument("--device", default="cpu", metavar="D", help="cpu (default) or cuda")
+    bench.add_argument("--seed", type=count(0), default=0, metavar="N", help="of weights, pictures, order")
+    bench.add_argument("--no-memory", action="store_true", help="leave out peak memory: a process each")
+    bench.add_argument("--plot", metavar="FILE", help=".png: multiply-adds and accuracy against images/s")
