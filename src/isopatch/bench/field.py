@@ -89,11 +89,11 @@ def _kernels(request: Request, task: Task, subject: Subject, found: Field) -> li
     if request.kernels == "plain":
         return ["plain"]
     swapped = swap(copy.deepcopy(subject.model).to(task.device), kernels=request.kernels)  # type: ignore[arg-type]
-    if request.kernels != "auto":
-        return [swapped.kernels]
     if swapped.replaced:
-        return ["plain", swapped.kernels]
-    library = "triton" if task.device == "cuda" else "native"
+        return [swapped.kernels] if request.kernels != "auto" else ["plain", swapped.kernels]
+    library = (
+        request.kernels if request.kernels != "auto" else "triton" if task.device == "cuda" else "native"
+    )
     _leave_out(
         found, Absent(f"isopatch-{library}", "cannot", swapped.note or "nothing in this model has a twin")
     )

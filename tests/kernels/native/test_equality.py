@@ -95,7 +95,7 @@ CASES = st.builds(
     training=st.booleans(),
     precision=st.sampled_from(["fp32", "bf16"]),
     instructions=st.sampled_from(INSTRUCTIONS[1:]),
-).filter(lambda case: case.batch * case.height * case.width > 1)  # one value has no variance
+).filter(lambda case: case.batch * case.height * case.width >= 12)  # of few values a norm leaves only signs
 
 
 def measured(model: Isotropic, pictures: Tensor, *, autocast: bool) -> dict[str, Tensor]:
@@ -137,7 +137,12 @@ def violations(case: Case, twin: Isotropic, plain: Isotropic) -> list[str]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(case=CASES)
 def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> None:
     native.choose(case.instructions)
@@ -159,7 +164,12 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str)
     assert violations(case, twin, plain)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
     native.choose(case.instructions)
