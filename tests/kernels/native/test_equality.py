@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -65,6 +65,7 @@ class Case:
         return torch.randn(self.batch, 3, self.height * self.patch, self.width * self.patch, generator=draw)
 
 
+PHASES = [Phase.generate]  # a failing case is small as it is; shrinking it takes minutes
 STEP = 2**-8  # bf16's relative rounding step
 
 
@@ -84,12 +85,12 @@ def has_jumps(case: Case) -> bool:
 
 CASES = st.builds(
     Case,
-    dim=st.integers(4, 70),
+    dim=st.integers(4, 40),
     depth=st.integers(1, 2),
     kernel=st.integers(3, 15),
     patch=st.integers(1, 4),
-    height=st.integers(1, 18),
-    width=st.integers(1, 34),
+    height=st.integers(1, 9),
+    width=st.integers(1, 18),
     batch=st.integers(1, 3),
     activation=st.sampled_from(["gelu", "relu"]),
     training=st.booleans(),
@@ -138,7 +139,7 @@ def violations(case: Case, twin: Isotropic, plain: Isotropic) -> list[str]:
 
 
 @settings(
-    max_examples=60,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -165,7 +166,7 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str)
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
