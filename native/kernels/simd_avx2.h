@@ -37,7 +37,6 @@ static inline V fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
 static inline V max(V a, V b) { return _mm256_max_ps(a, b); }  // b where either is NaN
 static inline V min(V a, V b) { return _mm256_min_ps(a, b); }
 static inline V abs(V a) { return _mm256_andnot_ps(set1(-0.0f), a); }
-static inline V sqrt(V a) { return _mm256_sqrt_ps(a); }
 // x < 0 ? a : b
 static inline V where_negative(V x, V a, V b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, zero(), _CMP_LT_OQ)); }
 // x > 0 ? a : 0
@@ -48,16 +47,6 @@ static inline V round_nearest(V x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEA
 static inline V scale_by_power(V x, V n) {
   __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return x * _mm256_castsi256_ps(exponent);
-}
-static inline float sum(V x) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
-static inline float largest(V x) {
-  __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
 

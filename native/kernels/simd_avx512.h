@@ -39,7 +39,6 @@ static inline V fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b where either is NaN
 static inline V min(V a, V b) { return _mm512_min_ps(a, b); }
 static inline V abs(V a) { return _mm512_abs_ps(a); }
-static inline V sqrt(V a) { return _mm512_sqrt_ps(a); }
 // x < 0 ? a : b
 static inline V where_negative(V x, V a, V b) {
   return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, zero(), _CMP_LT_OQ), a);
@@ -56,8 +55,6 @@ static inline V reciprocal(V x) {
 static inline V round_nearest(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x * 2^n for a whole n
 static inline V scale_by_power(V x, V n) { return _mm512_scalef_ps(x, n); }
-static inline float sum(V x) { return _mm512_reduce_add_ps(x); }
-static inline float largest(V x) { return _mm512_reduce_max_ps(x); }
 
 
 // rows[i][j] <-> rows[j][i], 16 x 16 entries of four bytes.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 # In bf16 PyTorch's fused CPU attention does not use the CPU's matrix instructions; written as two products
-# and a softmax, the same sum trains 1.2-5.7 times as fast (the shorter the sequence, the more) and is never
+# and a softmax, the same sum trains 1.5-5.7 times as fast (the shorter the sequence, the more) and is never
 # slower up to 1024 tokens; in float32 the fused one wins. results/attention_roads.json, `benchmarks`.
 # The products keep N x N weights for every head and picture, hence the limit.
 PRODUCTS_UP_TO = 1024

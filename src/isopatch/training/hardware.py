@@ -17,8 +17,8 @@ from isopatch.errors import UsageError
 from isopatch.training.config import RunConfig
 
 BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
-# With either, bfloat16 is faster at any number of threads: with AVX512_BF16 a step of a ViT or a ConvMixer is
-# 2.7 times as fast at one thread (measured; attention as two products, native kernels).
+# With either, bfloat16 is faster at any number of threads, one included: attention as two products
+# (results/attention_roads.json) and the native kernels multiply it directly.
 FAST_BF16 = ("amx_bf16", "avx512_bf16")
 
 # Below this per forward pass one thread is as fast as several: they would wait for each other longer than
