@@ -13,7 +13,8 @@ def keep_freed_memory() -> bool:
     """Let glibc keep large freed blocks for the next allocation; return whether it does.
 
     By default they go back to the system, and every step of a training faults the same pages in again, which
-    costs as much as the arithmetic where that is fast. The process keeps its largest extent until it ends. False where the C library is not glibc.
+    costs as much as the arithmetic where that is fast. The process keeps its largest extent until it ends.
+    False where the C library is not glibc.
     """
     if sys.platform != "linux":
         return False
