@@ -9,11 +9,21 @@ namespace NS {
 
 enum class Act { gelu = 0, relu = 1 };
 
-// exp(-x) for x >= 0; 0 from 87 on. Relative error below 2e-7. NaN stays NaN.
-static inline V exp_minus(V x) {
-  V y = max(set1(-126.0f), x * set1(-1.44269504f));
+// 2^y for y <= 0; 0 from -126 on. NaN stays NaN. Relative error below 2e-7, or 4e-6 for what is stored in bf16 (fits of
+// least largest error).
+template <class T>
+static inline V power_of_two(V y) {
+  y = max(set1(-126.0f), y);
   V n = round_nearest(y), r = y - n;  // 2^r for r in [-1/2, 1/2]
-  V p = set1(1.5353362e-4f);
+  V p;
+  if (sizeof(T) == 2) {
+    p = set1(9.58281754e-03f);
+    p = fma(p, r, set1(5.59063707e-02f));
+    p = fma(p, r, set1(2.40240989e-01f));
+    p = fma(p, r, set1(6.93124200e-01f));
+    return scale_by_power(fma(p, r, set1(1.0f)), n);
+  }
+  p = set1(1.5353362e-4f);
   p = fma(p, r, set1(1.3398874e-3f));
   p = fma(p, r, set1(9.6184373e-3f));
   p = fma(p, r, set1(5.5503324e-2f));
@@ -22,6 +32,9 @@ static inline V exp_minus(V x) {
   p = fma(p, r, set1(1.0f));
   return scale_by_power(p, n);
 }
+
+// exp(-x) for x >= 0.
+static inline V exp_minus(V x) { return power_of_two<float>(x * set1(-1.44269504f)); }
 
 // Phi(u) and e = exp(-u^2 / 2).
 static inline V normal_cdf(V u, V& e) {

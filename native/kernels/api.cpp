@@ -52,7 +52,7 @@ const Table& table() {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a struct or function.
-EXPORT int isopatch_interface() { return 1; }
+EXPORT int isopatch_interface() { return 2; }
 
 EXPORT int isopatch_supported() { return supported(); }
 EXPORT int isopatch_chosen() { return chosen; }
@@ -62,6 +62,11 @@ EXPORT int isopatch_choose(int isa) {
   const int most = supported();
   if (isa == AMX_EMULATED && most >= AVX512_BF16) return chosen = isa;
   return chosen = isa < most ? isa : most;
+}
+
+// An OpenMP runtime's GOMP_parallel, or null.
+EXPORT void isopatch_use_openmp(void* parallel) {
+  use_openmp((void (*)(void (*)(void*), void*, unsigned, unsigned))parallel);
 }
 
 EXPORT int64_t isopatch_packed_bytes(int64_t dtype, int64_t inner, int64_t columns) {
@@ -82,27 +87,39 @@ PASS(gradient_sums, GradientSums)
 PASS(pointwise_backward, PointwiseBackward)
 PASS(depthwise_backward, DepthwiseBackward)
 PASS(stem_backward, StemBackward)
+PASS(linear_forward, LinearForward)
+PASS(linear_backward, LinearBackward)
+PASS(attention_forward, AttentionForward)
+PASS(attention_backward, AttentionBackward)
+PASS(transformer_infer, TransformerInfer)
 
 EXPORT void isopatch_finish_norm(const FinishNorm* a) {
-  for (int64_t c = 0; c < a->channels; ++c) {
-    double n = 0, mean = 0, squares = 0;  // squares: of the distances to the mean (Chan et al. 1979)
+  constexpr int64_t WIDTH = 64;  // channels at a time, side by side in memory
+  for (int64_t first = 0; first < a->channels; first += WIDTH) {
+    const int64_t width = first + WIDTH < a->channels ? WIDTH : a->channels - first;
+    double n = 0, mean[WIDTH] = {}, squares[WIDTH] = {};  // squares: of the distances to the mean (Chan et al. 1979)
     for (int64_t i = 0; i < a->parts; ++i) {
-      const float* part = a->sums + i * 3 * a->channels + c;
+      const float* part = a->sums + i * 3 * a->channels + first;
       const int64_t left = a->count - i * a->each;
-      const double own = (double)(left < a->each ? left : a->each);
-      const double offset = part[a->channels] / own, apart = part[0] + offset - mean;
-      squares += part[2 * a->channels] - offset * part[a->channels] + apart * apart * n * own / (n + own);
-      mean += apart * own / (n + own);
+      const double own = (double)(left < a->each ? left : a->each), share = own / (n + own);
+      for (int64_t c = 0; c < width; ++c) {
+        const double sum = part[a->channels + c], offset = sum / own, apart = part[c] + offset - mean[c];
+        squares[c] += part[2 * a->channels + c] - offset * sum + apart * apart * n * share;
+        mean[c] += apart * share;
+      }
       n += own;
     }
-    double variance = squares / n;
-    if (variance < 0) variance = 0;  // by rounding; NaN stays NaN
-    const double rstd = 1 / std::sqrt(variance + a->eps);
-    a->mean[c] = (float)mean;
-    a->rstd[c] = (float)rstd;
-    a->scale[c] = (float)(a->weight[c] * rstd);
-    a->shift[c] = (float)(a->bias[c] - mean * a->weight[c] * rstd);
-    a->variance[c] = (float)(n > 1 ? variance * n / (n - 1) : variance);
+    for (int64_t c = 0; c < width; ++c) {
+      double variance = squares[c] / n;
+      if (variance < 0) variance = 0;  // by rounding; NaN stays NaN
+      const double rstd = 1 / std::sqrt(variance + a->eps);
+      const int64_t at = first + c;
+      a->mean[at] = (float)mean[c];
+      a->rstd[at] = (float)rstd;
+      a->scale[at] = (float)(a->weight[at] * rstd);
+      a->shift[at] = (float)(a->bias[at] - mean[c] * a->weight[at] * rstd);
+      a->variance[at] = (float)(n > 1 ? variance * n / (n - 1) : variance);
+    }
   }
 }
 

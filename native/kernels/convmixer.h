@@ -181,16 +181,29 @@ static inline const float* patch_at(const S& s, int64_t row) {
          place % columns * s.patch * s.stride_column;
 }
 
+// One patch as operands, padded with zeros; its pixels in the order of `each_patch_value`.
+template <class G>
+static void patch_operands(const StemForward& s, int64_t row, G* to) {
+  const float* picture = patch_at(s, row);
+  if (s.stride_column != 1 || s.patch % W) {
+    std::memset(to, 0, s.inner * (int64_t)sizeof(G));
+    each_patch_value(picture, s.in_channels, s.patch, s.stride_channel, s.stride_row, s.stride_column,
+                     [&](int64_t i, float value) { to[i] = operand_of<G>(value); });
+    return;
+  }
+  for (int64_t channel = 0; channel < s.in_channels; ++channel)
+    for (int64_t y = 0; y < s.patch; ++y)
+      for (int64_t x = 0; x < s.patch; x += W, to += W)
+        store(to, load(picture + channel * s.stride_channel + y * s.stride_row + x));
+  for (int64_t i = s.in_channels * s.patch * s.patch; i < s.inner; i += W, to += W) store(to, zero());
+}
+
 template <class T, Act A>
 static void stem_forward(const StemForward& s, int64_t task) {
-  using G = typename OperandOf<T>::type;
   const int64_t rows = s.images * (s.height / s.patch) * (s.width / s.patch);
-  product_forward<T, A>(rows, s.inner, s.channels, s.chunk, task, s.weight, s.bias, s.out, s.scale, s.shift, s.sums, [&](int64_t start, int64_t count, G* a) {
-                          std::memset(a, 0, count * s.inner * (int64_t)sizeof(G));
-                          for (int64_t i = 0; i < count; ++i)
-                            each_patch_value(patch_at(s, start + i), s.in_channels, s.patch, s.stride_channel,
-                                             s.stride_row, s.stride_column,
-                                             [&](int64_t j, float value) { a[i * s.inner + j] = operand_of<G>(value); });
+  product_forward<T, A>(rows, s.inner, s.channels, s.chunk, task, s.weight, s.bias, s.out, s.scale, s.shift, s.sums,
+                        [&](int64_t start, int64_t count, typename OperandOf<T>::type* a) {
+                          for (int64_t i = 0; i < count; ++i) patch_operands(s, start + i, a + i * s.inner);
                         });
 }
 

@@ -55,7 +55,7 @@ static void multiply(const void* a, int64_t a_stride, int64_t rows, int64_t inne
     const int width = (int)least(PANEL, columns - p * PANEL);
     for (int64_t row = 0; row < rows; row += height) {
       const int count = (int)least(height, rows - row);
-      tile<G>((const char*)a + row * a_stride, a_stride, b, b_stride, steps, count, acc);
+      tile<G>((const char*)a + row * a_stride, a_stride, b, b_stride, steps, count, width, acc);
       finish(row, count, p * PANEL, width, acc);
     }
   }
@@ -74,7 +74,8 @@ static void accumulate(const void* a, int64_t a_stride, int64_t m, const void* b
     const int width = (int)least(PANEL, columns - column);
     for (int64_t row = 0; row < m; row += height) {
       const int count = (int)least(height, m - row);
-      tile<G>((const char*)a + row * a_stride, a_stride, (const char*)b + column * 4, columns * 4, steps, count, acc);
+      tile<G>((const char*)a + row * a_stride, a_stride, (const char*)b + column * 4, columns * 4, steps, count,
+              width, acc);
       for (int r = 0; r < count; ++r) {
         float* out = sums + (row + r) * columns + column;
         for (int c = 0; c < width; c += W) store(out + c, load(out + c) + load(acc + r * PANEL + c));

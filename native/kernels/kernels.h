@@ -1,6 +1,7 @@
 // The passes of one instruction set, as functions the dispatcher can choose from. Included once per translation unit.
 #pragma once
 #include "convmixer_backward.h"
+#include "transformer.h"
 #include "table.h"
 
 namespace NS {
@@ -44,6 +45,34 @@ static void run_depthwise_backward(const DepthwiseBackward& a, int threads) {
 }
 static void run_stem_backward(const StemBackward& a, int threads) { EACH_TASK(stem_backward, a, a.groups, threads); }
 
+static void run_linear_forward(const LinearForward& a, int threads) {
+  EACH_TASK(linear_forward, a, chunks_of(a.rows, a.chunk), threads);
+}
+static void run_linear_backward(const LinearBackward& a, int threads) {
+  EACH_TASK(linear_backward, a, a.groups, threads);
+}
+
+// Calls run<T>(arguments, task) for every picture and head.
+#define EACH_HEAD(run, arguments, threads)                                    \
+  do {                                                                        \
+    const auto& a_ = arguments;                                               \
+    const auto each_ = [&](int64_t task) {                                    \
+      if (a_.dtype == DTYPE_BF16) run<bf16>(a_, task);                        \
+      else run<float>(a_, task);                                              \
+    };                                                                        \
+    parallel_for(a_.images * a_.heads, threads, task_of(each_));              \
+  } while (0)
+
+static void run_attention_forward(const AttentionForward& a, int threads) { EACH_HEAD(attention_forward, a, threads); }
+static void run_attention_backward(const AttentionBackward& a, int threads) { EACH_HEAD(attention_backward, a, threads); }
+static void run_transformer_infer(const TransformerInfer& a, int threads) {
+  const bool relu = a.act == ACT_RELU;
+  if (a.dtype == DTYPE_BF16)
+    relu ? transformer_infer<bf16, Act::relu>(a, threads) : transformer_infer<bf16, Act::gelu>(a, threads);
+  else
+    relu ? transformer_infer<float, Act::relu>(a, threads) : transformer_infer<float, Act::gelu>(a, threads);
+}
+
 static int64_t run_packed_bytes(int64_t dtype, int64_t inner, int64_t columns) {
   return dtype == DTYPE_BF16 ? packed_bytes<Operand>(inner, columns) : packed_bytes<float>(inner, columns);
 }
@@ -57,6 +86,8 @@ static void run_pack(int64_t dtype, const float* weights, int64_t inner_stride, 
 
 static const Table table = {run_depthwise_forward,  run_pointwise_forward,  run_normalise,     run_stem_forward,
                             run_gradient_sums,      run_pointwise_backward, run_depthwise_backward,
-                            run_stem_backward,      run_packed_bytes,       run_pack};
+                            run_stem_backward,      run_linear_forward,     run_linear_backward,
+                            run_attention_forward,  run_attention_backward, run_transformer_infer,
+                            run_packed_bytes,       run_pack};
 
 }  // namespace NS

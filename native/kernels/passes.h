@@ -126,4 +126,77 @@ struct StemBackward {
   float* bias_sums;        // (chunks, channels)
 };
 
+// What a linear step of a transformer's residual branch multiplies: `in` itself, act(in), or LayerNorm(in).
+enum { SOURCE_PLAIN = 0, SOURCE_ACT = 1, SOURCE_NORM = 2 };
+
+// W source(in) + bias. With residual: out = residual + keep (W source(in) + bias), in float.
+struct LinearForward {
+  int64_t dtype, act, source, rows, inner, columns, chunk, rows_per_image;
+  const void* in;          // (rows, inner); SOURCE_NORM: float, the residual stream
+  const float *norm_weight, *norm_bias;
+  double eps;
+  float *mean, *rstd;      // SOURCE_NORM: (rows), written; or null
+  const void* weight;      // packed
+  const float* bias;
+  const float* residual;   // (rows, columns), or null
+  const float* keep;       // (images): factor of each picture's branch, or null
+  void* out;               // (rows, columns), float with residual
+};
+
+// From the gradient of a linear step's output to those of its input, weight, bias and norm.
+struct LinearBackward {
+  int64_t dtype, act, source, rows, inner, columns, chunk, groups, rows_per_image;
+  const void* g;           // (rows, columns): with `residual` float, the residual stream's
+  int64_t residual;
+  const float* keep;
+  const void* in;
+  const float *norm_weight, *norm_bias, *mean, *rstd;
+  const void* weight;      // packed: outputs inside, inputs as columns
+  const float* g_stream;   // SOURCE_NORM: gradient that reaches the stream past the branch
+  void* g_in;              // SOURCE_NORM: float, the stream's whole gradient; may be g_stream
+  float* weight_sums;      // (groups, columns, inner)
+  float* bias_sums;        // (chunks, columns)
+  float* norm_sums;        // (chunks, 2, inner): of the norm's weight and bias
+};
+
+// softmax(factor q k^T) v for every head. qkv: (images, tokens, 3, heads, width), width a multiple of 16.
+struct AttentionForward {
+  int64_t dtype, images, tokens, heads, width;
+  double factor;           // of q k^T
+  const void* qkv;
+  void* out;               // (images, tokens, heads, width)
+  float* log_sums;         // (images, heads, tokens): log of the softmax's sums, or null
+};
+
+// A transformer block's weights for inference; products packed.
+struct TransformerBlock {
+  const float *norm1_weight, *norm1_bias;
+  double eps1;
+  const void* qkv;
+  const float* qkv_bias;
+  const void* proj;
+  const float* proj_bias;
+  const float *norm2_weight, *norm2_bias;
+  double eps2;
+  const void* fc1;
+  const float* fc1_bias;
+  const void* fc2;
+  const float* fc2_bias;
+};
+
+// All blocks, one after another, for a few pictures at a time.
+struct TransformerInfer {
+  int64_t dtype, act, images, tokens, dim, hidden, heads, depth;
+  const TransformerBlock* blocks;
+  float* stream;           // (images, tokens, dim): in and out
+};
+
+struct AttentionBackward {
+  int64_t dtype, images, tokens, heads, width;
+  double factor;           // of q k^T
+  const void *qkv, *out, *g;
+  const float* log_sums;
+  void* g_qkv;
+};
+
 }  // extern "C"

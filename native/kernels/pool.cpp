@@ -1,5 +1,6 @@
 #include "pool.h"
 
+#include <immintrin.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -12,6 +13,10 @@
 #include <vector>
 
 namespace {
+
+// How long a thread looks for work or for the end of it before it sleeps: some 20 to 50 microseconds, about as long as
+// waking takes.
+constexpr int SPINS = 1000;
 
 struct Job {
   Task task = {};
@@ -29,15 +34,17 @@ struct Pool {
   std::mutex mutex;
   std::condition_variable wake, done;
   Job job;
-  int64_t round = 0;
-  int helpers_wanted = 0, helpers_taken = 0, busy = 0;
+  std::atomic<int64_t> round{0};
+  int helpers_wanted = 0, helpers_taken = 0;
+  std::atomic<int> busy{0};
   int threads = 0;
   pid_t owner = getpid();
 
   void helper() {
     int64_t seen = 0;
-    std::unique_lock<std::mutex> lock(mutex);
     for (;;) {
+      for (int i = 0; i < SPINS && round.load(std::memory_order_relaxed) == seen; ++i) _mm_pause();
+      std::unique_lock<std::mutex> lock(mutex);
       wake.wait(lock, [&] { return round != seen && helpers_taken < helpers_wanted; });
       seen = round;
       ++helpers_taken;
@@ -46,6 +53,7 @@ struct Pool {
       job.work();
       lock.lock();
       if (--busy == 0) done.notify_all();
+      lock.unlock();
     }
   }
 
@@ -62,6 +70,7 @@ struct Pool {
     lock.unlock();
     wake.notify_all();
     job.work();
+    for (int i = 0; i < SPINS && busy.load(std::memory_order_relaxed); ++i) _mm_pause();
     lock.lock();
     helpers_wanted = 0;  // who has not woken by now finds nothing to do
     done.wait(lock, [&] { return busy == 0; });
@@ -76,8 +85,15 @@ Pool* pool() {
   return current;
 }
 
+// OpenMP's threads do not survive a fork either, and cannot be started anew.
+struct OpenMP {
+  void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
+  pid_t owner = 0;
+};
+OpenMP openmp;
+
 struct Scratch {
-  static constexpr int slots = 8, bordered_slots = 2;
+  static constexpr int slots = 16, bordered_slots = 2;
   void* memory[slots + bordered_slots] = {};
   int64_t sizes[slots + bordered_slots] = {};
   int64_t layouts[bordered_slots] = {};
@@ -94,7 +110,16 @@ void parallel_for(int64_t count, int threads, Task task) {
     for (int64_t i = 0; i < count; ++i) task.call(task.known, i);
     return;
   }
-  pool()->run(count, threads, task);
+  if (!openmp.parallel || openmp.owner != getpid()) return pool()->run(count, threads, task);
+  Job job;
+  job.task = task;
+  job.count = count;
+  openmp.parallel([](void* known) { ((Job*)known)->work(); }, &job, (unsigned)threads, 0);
+}
+
+void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned)) {
+  openmp.parallel = parallel;
+  openmp.owner = getpid();
 }
 
 static Scratch& own_scratch() {

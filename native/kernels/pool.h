@@ -18,6 +18,10 @@ static inline Task task_of(const F& f) {
 // One caller at a time; a second waits. A child made by fork has no threads and starts its own.
 void parallel_for(int64_t count, int threads, Task task);
 
+// From now on tasks run on the threads of an OpenMP runtime, by its `GOMP_parallel`; null: on own threads. Where the caller's
+// own code runs on such threads too, they look for work for a while before they sleep, and would fight with ours for cores.
+void use_openmp(void (*parallel)(void (*call)(void*), void* data, unsigned threads, unsigned flags));
+
 // Memory of the calling thread, 64-byte aligned, at least `bytes` long, contents undefined; valid until the next call
 // with the same slot on this thread.
 void* scratch(int slot, int64_t bytes);

@@ -55,7 +55,8 @@ static inline V reciprocal(V x) {
 static inline V round_nearest(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 // x * 2^n for a whole n
 static inline V scale_by_power(V x, V n) { return _mm512_scalef_ps(x, n); }
-
+static inline float total(V x) { return _mm512_reduce_add_ps(x); }
+static inline float largest(V x) { return _mm512_reduce_max_ps(x); }
 
 // rows[i][j] <-> rows[j][i], 16 x 16 entries of four bytes.
 static inline void transpose(V* rows) {

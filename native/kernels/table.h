@@ -13,6 +13,11 @@ struct Table {
   void (*pointwise_backward)(const PointwiseBackward&, int threads);
   void (*depthwise_backward)(const DepthwiseBackward&, int threads);
   void (*stem_backward)(const StemBackward&, int threads);
+  void (*linear_forward)(const LinearForward&, int threads);
+  void (*linear_backward)(const LinearBackward&, int threads);
+  void (*attention_forward)(const AttentionForward&, int threads);
+  void (*attention_backward)(const AttentionBackward&, int threads);
+  void (*transformer_infer)(const TransformerInfer&, int threads);
   int64_t (*packed_bytes)(int64_t dtype, int64_t inner, int64_t columns);
   void (*pack)(int64_t dtype, const float* weights, int64_t inner_stride, int64_t column_stride, int64_t inner,
                int64_t columns, void* packed);

@@ -39,27 +39,41 @@ struct Product<bf16> {
 };
 #endif
 
-// a: first row, a_stride bytes from row to row. b: first step, b_stride bytes from step to step. acc: rows of PANEL floats.
-template <class G, int R>
+// The first R rows and N vectors of a panel. a: first row, a_stride bytes from row to row. b: first step, b_stride bytes
+// from step to step. acc: rows of PANEL floats.
+template <class G, int R, int N>
 static void tile_of(const char* a, int64_t a_stride, const char* b, int64_t b_stride, int steps, float* acc) {
-  V sums[R][VECTORS];
+  V sums[R][N];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) sums[r][v] = zero();
+    for (int v = 0; v < N; ++v) sums[r][v] = zero();
   for (int s = 0; s < steps; ++s, a += 4, b += b_stride) {
-    V row[VECTORS];
+    V row[N];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) row[v] = load((const float*)b + v * W);
+    for (int v = 0; v < N; ++v) row[v] = load((const float*)b + v * W);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < VECTORS; ++v) sums[r][v] = Product<G>::step(sums[r][v], a + r * a_stride, row[v]);
+      for (int v = 0; v < N; ++v) sums[r][v] = Product<G>::step(sums[r][v], a + r * a_stride, row[v]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) store(acc + r * PANEL + v * W, sums[r][v]);
+    for (int v = 0; v < N; ++v) store(acc + r * PANEL + v * W, sums[r][v]);
+}
+
+template <class G, int N>
+static inline void tile_rows(const char* a, int64_t a_stride, const char* b, int64_t b_stride, int steps, int rows,
+                             float* acc) {
+  switch (rows) {
+    case 1: return tile_of<G, 1, N>(a, a_stride, b, b_stride, steps, acc);
+    case 2: return tile_of<G, 2, N>(a, a_stride, b, b_stride, steps, acc);
+    case 3: return tile_of<G, 3, N>(a, a_stride, b, b_stride, steps, acc);
+    case 4: return tile_of<G, 4, N>(a, a_stride, b, b_stride, steps, acc);
+    case 5: return tile_of<G, 5, N>(a, a_stride, b, b_stride, steps, acc);
+    default: return tile_of<G, 6, N>(a, a_stride, b, b_stride, steps, acc);
+  }
 }
 
 }  // namespace NS
@@ -85,22 +99,17 @@ struct TileRows<bf16> {
 };
 #endif
 
-// rows <= TileRows<G>::value; A is readable for that many.
+// rows <= TileRows<G>::value; A is readable for that many. width <= PANEL: columns of acc that are wanted.
 template <class G>
-static inline void tile(const void* a, int64_t a_stride, const void* b, int64_t b_stride, int steps, int rows,
+static inline void tile(const void* a, int64_t a_stride, const void* b, int64_t b_stride, int steps, int rows, int width,
                         float* acc) {
   const char *x = (const char*)a, *y = (const char*)b;
 #ifdef ISOPATCH_TILES
   if (sizeof(G) == 2) return tile_by_amx(x, a_stride, y, b_stride, steps, acc);
 #endif
-  switch (rows) {
-    case 1: return tile_of<G, 1>(x, a_stride, y, b_stride, steps, acc);
-    case 2: return tile_of<G, 2>(x, a_stride, y, b_stride, steps, acc);
-    case 3: return tile_of<G, 3>(x, a_stride, y, b_stride, steps, acc);
-    case 4: return tile_of<G, 4>(x, a_stride, y, b_stride, steps, acc);
-    case 5: return tile_of<G, 5>(x, a_stride, y, b_stride, steps, acc);
-    default: return tile_of<G, 6>(x, a_stride, y, b_stride, steps, acc);
-  }
+  if (width <= W) return tile_rows<G, 1>(x, a_stride, y, b_stride, steps, rows, acc);
+  if (width <= VECTORS / 2 * W) return tile_rows<G, VECTORS / 2>(x, a_stride, y, b_stride, steps, rows, acc);
+  tile_rows<G, VECTORS>(x, a_stride, y, b_stride, steps, rows, acc);
 }
 
 }  // namespace NS

@@ -7,6 +7,7 @@ from typing import Literal, cast
 from torch import nn
 
 from isopatch.errors import UsageError
+from isopatch.kernels.memory import keep_freed_memory
 from isopatch.kernels.swap import KERNELS, Kernels, Swapped, swap
 
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -16,6 +17,7 @@ def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = Fal
     """Swap modules as `swap` does, in the precision the rest of the model runs in.
 
     The model is on its device already. precision: "fp32", "bf16" or "fp16", of the autocast around the model.
+    With native kernels the process keeps freed memory (`keep_freed_memory`).
     recompute: activations are recomputed in the backward pass, which the plain blocks do.
     Raises UsageError when the asked-for kernels cannot run here, saying why.
     """
@@ -28,4 +30,7 @@ def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = Fal
             return Swapped("plain", "fp32", note="activation_checkpointing recomputes the plain blocks")
         if precision == "fp16":
             return Swapped("plain", "fp32", note="no twin computes in fp16")
-    return swap(model, kernels=cast(Kernels, kernels), precision=cast(Literal["fp32", "bf16"], precision))
+    swapped = swap(model, kernels=cast(Kernels, kernels), precision=cast(Literal["fp32", "bf16"], precision))
+    if swapped.kernels == "native":
+        keep_freed_memory()
+    return swapped

@@ -1,9 +1,4 @@
-"""The native ConvMixer is the plain one: outputs, gradients, running statistics, on every instruction set.
-
-Judged against the plain modules in float64, relative to what is compared (a gradient: at least to a fifth
-of the model's largest, since small ones are differences of large numbers). The twin may be off by `limit`, or
-by three times what the plain modules in the same precision are off by.
-"""
+"""The native ConvMixer is the plain one: outputs, gradients, running statistics, on every instruction set."""
 
 from __future__ import annotations
 
@@ -14,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tests.kernels.native.comparison import Tolerance, off, violations
 from torch import Tensor, nn
 
 import isopatch
@@ -60,27 +56,15 @@ class Case:
                 norm.running_var.uniform_(0.5, 2)
         return model.train(self.training)
 
+    def tolerance(self) -> Tolerance:
+        return Tolerance.of(self.precision, self.activation)
+
     def pictures(self) -> Tensor:
         draw = torch.Generator().manual_seed(self.batch)
         return torch.randn(self.batch, 3, self.height * self.patch, self.width * self.patch, generator=draw)
 
 
 PHASES = [Phase.generate]  # a failing case is small as it is; shrinking it takes minutes
-STEP = 2**-8  # bf16's relative rounding step
-
-
-def limit(case: Case) -> float:
-    """1e-5 in fp32. In bf16 eight rounding steps: so often is a number rounded on its way."""
-    return 1e-5 if case.precision == "fp32" else 8 * STEP
-
-
-def has_jumps(case: Case) -> bool:
-    """Whether gradients have no meaning at this precision.
-
-    ReLU's slope jumps at 0; of a few hundred places one or two are so near it that bf16 puts them on the
-    other side, each of them wrong altogether. fp32 with ReLU and bf16 with GELU go through the same code.
-    """
-    return case.precision == "bf16" and case.activation == "relu"
 
 
 CASES = st.builds(
@@ -99,45 +83,6 @@ CASES = st.builds(
 ).filter(lambda case: case.batch * case.height * case.width >= 12)  # of few values a norm leaves only signs
 
 
-def measured(model: Isotropic, pictures: Tensor, *, autocast: bool) -> dict[str, Tensor]:
-    """Tokens, the gradients of a fixed function of them, and the statistics afterwards."""
-    model.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        tokens = model.final_features(pictures).tokens
-    direction = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1)).to(tokens.dtype)
-    tokens.backward(direction)
-    found = {"tokens": tokens.detach()}
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            found[f"gradient of {name}"] = parameter.grad
-    return found | {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-
-def off(found: Tensor, wanted: Tensor, scale: float = 0.0) -> float:
-    """Distance relative to the norm of what was wanted, or to `scale` where that is larger."""
-    wanted = wanted.double()
-    return float((found.double() - wanted).norm()) / max(float(wanted.norm()), scale, 1e-6)
-
-
-def violations(case: Case, twin: Isotropic, plain: Isotropic) -> list[str]:
-    """What of the twin is farther off than it may be."""
-    exact = measured(copy.deepcopy(plain).double(), case.pictures().double(), autocast=False)
-    half = case.precision == "bf16"
-    theirs = measured(copy.deepcopy(plain), case.pictures(), autocast=half)
-    ours = measured(twin, case.pictures(), autocast=half)
-    assert ours.keys() == exact.keys()
-    largest = max(float(exact[name].norm()) for name in exact if name.startswith("gradient"))
-    found = []
-    for name, wanted in exact.items():
-        if has_jumps(case) and name.startswith("gradient"):
-            continue
-        scale = largest / 5 if name.startswith("gradient") else 0.0
-        error, plain_error = off(ours[name], wanted, scale), off(theirs[name], wanted, scale)
-        if not error <= max(limit(case), 3 * plain_error):
-            found.append(f"{name}: {error:.1e}, plain {plain_error:.1e}")
-    return found
-
-
 @settings(
     max_examples=25,
     deadline=None,
@@ -151,7 +96,7 @@ def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> Non
     twin = copy.deepcopy(plain)
     swapped = swap(twin, kernels="native", precision=case.precision)
     assert [each.path for each in swapped.replaced] == ["stem", "blocks"], swapped
-    assert violations(case, twin, plain) == []
+    assert violations(twin, plain, case.pictures(), case.tolerance()) == []
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -162,7 +107,7 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str)
     swap(twin, kernels="native", precision=precision)
     with torch.no_grad():
         twin.blocks[0].depthwise.weight[0] += 0.2  # one channel of forty
-    assert violations(case, twin, plain)
+    assert violations(twin, plain, case.pictures(), case.tolerance())
 
 
 @settings(
@@ -183,7 +128,7 @@ def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             ours, theirs = twin(pictures), plain(pictures)
     assert ours.dtype == theirs.dtype
-    assert off(ours, exact) <= max(limit(case), 3 * off(theirs, exact))
+    assert off(ours, exact) <= max(case.tolerance().limit, 3 * off(theirs, exact))
 
 
 def test_the_gradient_of_the_picture(native: NativeLibrary) -> None:

@@ -222,7 +222,7 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
         w = here.weights
         norm2 = norms.finish_gradient(lib, here.norm2, sums, count)
         gy, sums = shape.empty(), torch.empty(shape.chunks, 2, size)
-        groups = max(1, min(shape.chunks, 16, WEIGHT_SUMS // (4 * size * size)))
+        groups = max(1, min(shape.chunks, 8, WEIGHT_SUMS // (4 * size * size)))
         matrix = torch.empty(groups, size, size)
         pointwise_bias = torch.empty(shape.chunks, size)
         lib.call(

@@ -5,10 +5,12 @@ Its C interface is `native/kernels/passes.h`; `FIELDS` repeats the members of it
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE = 1  # isopatch_interface() of the library this file was written for
+INTERFACE = 2  # isopatch_interface() of the library this file was written for
 FILE = "_isopatch_native.so"
 # isopatch_supported()'s numbers; the last runs the code for AMX without AMX, for tests.
 INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated")
 
+_LINEAR = "dtype act source rows inner columns chunk {more}rows_per_image "
+_HEADS = "dtype images tokens heads width factor "
 _NORM = "mean rstd scale mean_g mean_gx"
 _PICTURES = (
     "dtype act images height width in_channels patch inner channels chunk {more}"
@@ -41,7 +45,17 @@ FIELDS = {
     "add_up": "parts size in out",
     "stem_forward": f"{_PICTURES.format(more='')}weight bias out scale shift sums",
     "stem_backward": f"{_PICTURES.format(more='groups ')}g u {_NORM} weight_sums bias_sums",
+    "linear_forward": f"{_LINEAR.format(more='')}in norm_weight norm_bias eps mean rstd weight bias residual "
+    "keep out",
+    "linear_backward": f"{_LINEAR.format(more='groups ')}g residual keep in norm_weight norm_bias mean rstd "
+    "weight g_stream g_in weight_sums bias_sums norm_sums",
+    "attention_forward": f"{_HEADS}qkv out log_sums",
+    "transformer_block": "norm1_weight norm1_bias eps1 qkv qkv_bias proj proj_bias norm2_weight norm2_bias "
+    "eps2 fc1 fc1_bias fc2 fc2_bias",
+    "transformer_infer": "dtype act images tokens dim hidden heads depth blocks stream",
+    "attention_backward": f"{_HEADS}qkv out g log_sums g_qkv",
 }
+DOUBLES = ("eps", "eps1", "eps2", "factor")
 WITHOUT_THREADS = ("finish_norm",)
 
 
@@ -55,6 +69,7 @@ class NativeLibrary:
         if self._c.isopatch_interface() != INTERFACE:
             raise OSError(f"{path} belongs to another version of isopatch")
         self._c.isopatch_packed_bytes.restype = ctypes.c_int64
+        self._c.isopatch_use_openmp(ctypes.c_void_p(_torch_openmp()))
         self._structs = {name: _struct(name, fields.split()) for name, fields in FIELDS.items()}
 
     @property
@@ -74,12 +89,22 @@ class NativeLibrary:
     def call(self, name: str, **arguments: Any) -> None:
         """Run a pass. Tensors are given by their memory: contiguous, on the CPU; what is left out is null."""
         values = {"in" if key == "in_" else key: value for key, value in arguments.items()}
-        filled = self._structs[name](**{key: _member(key, value) for key, value in values.items()})
+        filled = self._filled(name, values)
         function = getattr(self._c, f"isopatch_{name}")
         if name in WITHOUT_THREADS:
             function(ctypes.byref(filled))
         else:
             function(ctypes.byref(filled), ctypes.c_int(torch.get_num_threads()))
+
+    def array(self, name: str, members: Sequence[Mapping[str, Any]]) -> ctypes.Array[Any]:
+        """Lay out one struct after another, for a pass that takes several. Tensors must outlive it."""
+        filled = (self._structs[name] * len(members))()
+        for index, values in enumerate(members):
+            filled[index] = self._filled(name, values)
+        return filled
+
+    def _filled(self, name: str, values: Mapping[str, Any]) -> ctypes.Structure:
+        return self._structs[name](**{key: _member(key, value) for key, value in values.items()})
 
     def pack(self, matrix: Tensor, dtype: torch.dtype) -> Tensor:
         """Pack a float matrix (columns, inner) of any strides, both multiples of 32, for products."""
@@ -138,13 +163,29 @@ def find() -> Path | None:
     return next((Path(str(file.locate())) for file in installed if file.name == FILE), None)
 
 
+def _torch_openmp() -> int | None:
+    """Return the address of GOMP_parallel in the OpenMP runtime that PyTorch has loaded, or None."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    files = {line.split(maxsplit=5)[5] for line in mapped if line.count(" ") >= 5 and "omp" in line}
+    for file in sorted(files, key=lambda file: ("torch" not in file, file)):
+        if not Path(file).name.startswith(("libgomp", "libiomp5", "libomp")):
+            continue
+        with contextlib.suppress(OSError, AttributeError):
+            runtime = ctypes.CDLL(file, mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+            return ctypes.cast(runtime.GOMP_parallel, ctypes.c_void_p).value
+    return None
+
+
 def dtype_number(dtype: torch.dtype) -> int:
     """The C interface's number of a storage type."""
     return {torch.float32: 0, torch.bfloat16: 1}[dtype]
 
 
 def _struct(name: str, fields: list[str]) -> type[ctypes.Structure]:
-    kinds = {"eps": ctypes.c_double}
+    kinds = dict.fromkeys(DOUBLES, ctypes.c_double)
     members = [(field, kinds.get(field, ctypes.c_int64)) for field in fields]  # pointers as integers
     return type(name, (ctypes.Structure,), {"_fields_": members})
 
@@ -155,4 +196,4 @@ def _member(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         assert value.is_contiguous() and value.device.type == "cpu", (name, value.shape, value.stride())
         return value.data_ptr()
-    return value
+    return ctypes.addressof(value) if isinstance(value, ctypes.Array) else value

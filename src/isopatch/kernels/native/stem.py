@@ -1,4 +1,4 @@
-"""The twin of ConvMixer's stem: patches times weights, activation and BatchNorm in one product."""
+"""Twins of patch stems: patches times weights; for ConvMixer activation and BatchNorm in the same product."""
 
 from __future__ import annotations
 
@@ -21,14 +21,58 @@ GROUPS = 8  # partial sums of the weight's gradient
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
-    """Return the twin of a stem with activation and BatchNorm."""
-    if type(module) is not PatchStem or type(module.norm) is not nn.BatchNorm2d:
+    """Return the twin of a stem with activation and BatchNorm, or with neither."""
+    if type(module) is not PatchStem:
+        return None
+    if type(module.norm) is nn.Identity and type(module.activation) is nn.Identity:
+        if any(each.dtype != torch.float32 for each in module.parameters()):
+            return Unfit("parameters are not float32")
+        return NativeProjection(module, precision, loaded())
+    if type(module.norm) is not nn.BatchNorm2d:
         return None
     if activation_number(module.activation) is None:
         return Unfit(f"the activation {module.activation} is neither exact GELU nor ReLU")
     if not module.norm.affine or any(each.dtype != torch.float32 for each in module.parameters()):
         return Unfit("parameters are not float32, or BatchNorm has none")
     return NativePatchStem(module, precision, loaded())
+
+
+class NativeProjection(PatchStem):
+    """Holds ViT's stem and computes it in C++ where no gradient is wanted; the plain one runs elsewhere."""
+
+    def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
+        """Take over the projection, without a copy."""
+        nn.Module.__init__(self)
+        self.patch_size, self.stride, self.exact = stem.patch_size, stem.stride, stem.exact
+        self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.twin_name = f"native patch projection, inference, {precision}, {lib.instructions}"
+        self._packed: tuple[Any, Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
+        wants_gradient = torch.is_grad_enabled() and (
+            x.requires_grad or any(each.requires_grad for each in self.parameters())
+        )
+        if x.dim() != 4 or x.device.type != "cpu" or wants_gradient:
+            return super().forward(x)
+        grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
+        wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
+        lib, dim = loaded(), self.proj.out_channels
+        shape = Shape(x.shape[0], grid, padded(dim), self.dtype)
+        tokens, x = shape.empty(), x.float()
+        weight, bias = self._laid_out(lib, shape.channels)
+        lib.call("stem_forward", **_pictures(self, shape, x, act=0), weight=weight, bias=bias, out=tokens)
+        return tokens[..., :dim].to(wanted).contiguous(), grid
+
+    def _laid_out(self, lib: NativeLibrary, channels: int) -> tuple[Tensor, Tensor]:
+        """The weights as the pass reads them, made again when they changed."""
+        parameters = list(self.parameters())
+        key = (lib.instructions, [(each.data_ptr(), each._version) for each in parameters])
+        if self._packed is None or self._packed[0] != key:
+            assert self.proj.bias is not None
+            self._packed = (key, _packed(self, channels), pad_last(self.proj.bias, channels))
+        return self._packed[1:]
 
 
 class NativePatchStem(PatchStem):
@@ -64,7 +108,7 @@ class NativePatchStem(PatchStem):
         return tokens[..., :dim].to(wanted).contiguous(), grid
 
 
-def _pictures(stem: NativePatchStem, shape: Shape, x: Tensor, act: int) -> dict[str, Any]:
+def _pictures(stem: PatchStem, shape: Shape, x: Tensor, act: int) -> dict[str, Any]:
     """The members both passes share; pictures may have any strides."""
     image, channel, row, column = x.stride()
     return {
@@ -86,9 +130,15 @@ def _pictures(stem: NativePatchStem, shape: Shape, x: Tensor, act: int) -> dict[
     }
 
 
-def _inner(stem: NativePatchStem) -> int:
+def _inner(stem: PatchStem) -> int:
     """Values of a patch, padded."""
     return padded(stem.proj.in_channels * stem.patch_size**2)
+
+
+def _packed(stem: NativePatchStem | NativeProjection, channels: int) -> Tensor:
+    matrix = stem.proj.weight.detach().flatten(1)
+    matrix = F.pad(matrix, (0, _inner(stem) - matrix.shape[1], 0, channels - matrix.shape[0]))
+    return loaded().pack(matrix.contiguous(), stem.dtype)
 
 
 def _run(
@@ -98,11 +148,9 @@ def _run(
     lib = loaded()
     norm, act = stem.norm, activation_number(stem.activation)
     assert isinstance(norm, nn.BatchNorm2d) and act is not None and stem.proj.bias is not None
-    matrix = stem.proj.weight.detach().flatten(1)
-    matrix = F.pad(matrix, (0, _inner(stem) - matrix.shape[1], 0, shape.channels - matrix.shape[0]))
     product = {
         **_pictures(stem, shape, x, act),
-        "weight": lib.pack(matrix.contiguous(), shape.dtype),
+        "weight": _packed(stem, shape.channels),
         "bias": pad_last(stem.proj.bias, shape.channels),
     }
     u = shape.empty()

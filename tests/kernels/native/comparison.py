@@ -1,0 +1,78 @@
+"""How twins are judged: against the plain modules in float64, relative to what is compared.
+
+A gradient counts relative to at least a fifth of the model's largest, since small ones are differences of
+large numbers. The twin may be off by the tolerance's limit, or by three times what the plain modules in the
+same precision are off by.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isopatch.nn.skeleton import Isotropic
+
+STEP = 2**-8  # bf16's relative rounding step
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """limit: 1e-5 in fp32; in bf16 eight rounding steps, as often is a number rounded on its way.
+
+    half: whether everything runs under bf16 autocast. gradients: whether they have a meaning at this
+    precision. ReLU's slope jumps at 0; of a few hundred places one or two are so near it that bf16 puts them
+    on the other side, each of them wrong altogether. fp32 with ReLU and bf16 with GELU go through the same
+    code.
+    """
+
+    limit: float
+    half: bool
+    gradients: bool
+
+    @classmethod
+    def of(cls, precision: str, activation: str) -> Tolerance:
+        half = precision == "bf16"
+        return cls(8 * STEP if half else 1e-5, half, not (half and activation == "relu"))
+
+
+def measured(model: Isotropic, pictures: Tensor, *, autocast: bool) -> dict[str, Tensor]:
+    """Tokens, the gradients of a fixed function of them, and the statistics afterwards."""
+    model.zero_grad()
+    torch.manual_seed(5)  # what is dropped is the same for all
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        tokens = model.final_features(pictures).tokens
+    direction = torch.randn(tokens.shape, generator=torch.Generator().manual_seed(1)).to(tokens.dtype)
+    tokens.backward(direction)
+    found = {"tokens": tokens.detach()}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            found[f"gradient of {name}"] = parameter.grad
+    return found | {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def off(found: Tensor, wanted: Tensor, scale: float = 0.0) -> float:
+    """Distance relative to the norm of what was wanted, or to `scale` where that is larger."""
+    wanted = wanted.double()
+    return float((found.double() - wanted).norm()) / max(float(wanted.norm()), scale, 1e-6)
+
+
+def violations(twin: Isotropic, plain: Isotropic, pictures: Tensor, tolerance: Tolerance) -> list[str]:
+    """What of the twin is farther off than it may be."""
+    exact = measured(copy.deepcopy(plain).double(), pictures.double(), autocast=False)
+    theirs = measured(copy.deepcopy(plain), pictures, autocast=tolerance.half)
+    ours = measured(twin, pictures, autocast=tolerance.half)
+    assert ours.keys() == exact.keys()
+    assert ours["tokens"].dtype == theirs["tokens"].dtype
+    largest = max(float(exact[name].norm()) for name in exact if name.startswith("gradient"))
+    found = []
+    for name, wanted in exact.items():
+        if name.startswith("gradient") and not tolerance.gradients:
+            continue
+        scale = largest / 5 if name.startswith("gradient") else 0.0
+        error, plain_error = off(ours[name], wanted, scale), off(theirs[name], wanted, scale)
+        if not error <= max(tolerance.limit, 3 * plain_error):
+            found.append(f"{name}: {error:.1e}, plain {plain_error:.1e}")
+    return found

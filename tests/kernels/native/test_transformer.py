@@ -1,0 +1,305 @@
+"""The native transformer is the plain one, on every instruction set; and what users rely on beside that."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from tests.kernels.native.comparison import Tolerance, off, violations
+from torch import Tensor, nn
+
+import isopatch
+from isopatch.kernels import swap
+from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
+from isopatch.nn.skeleton import Isotropic
+
+QUICK = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # a failing case is small as it is; shrinking it takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def spread(model: Isotropic) -> Isotropic:
+    """Draw weights with which every part counts, unlike those a training starts from."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.15)
+        else:
+            nn.init.uniform_(parameter, 0.3, 1.0)
+    return model
+
+
+@dataclass
+class Case:
+    """One model and batch. width: of a head, in sixteens; scale: initial layer scale, or None."""
+
+    width: int
+    heads: int
+    hidden: int
+    depth: int
+    height: int
+    columns: int
+    batch: int
+    tokens: str
+    activation: str
+    bias: bool
+    scale: float | None
+    drop_path: float
+    precision: str
+    instructions: str
+
+    def model(self) -> Isotropic:
+        torch.manual_seed(self.width * 100 + self.hidden)
+        heads = self.heads * (1 + self.width % 2)  # the model's width is a multiple of 32
+        dim = 16 * self.width * heads
+        distilled = self.tokens == "distilled"
+        model = isopatch.create_model(
+            "deit" if distilled else "vit",
+            dim=dim,
+            depth=self.depth,
+            num_heads=heads,
+            mlp_ratio=32 * self.hidden / dim,
+            patch_size=2,
+            image_size=(2 * self.height, 2 * self.columns),
+            num_classes=3,
+            activation=self.activation,
+            qkv_bias=self.bias,
+            drop_path=self.drop_path,
+            **({} if distilled else {"layer_scale": self.scale}),
+        )
+        assert isinstance(model, Isotropic)
+        return spread(model).train()
+
+    def pictures(self) -> Tensor:
+        draw = torch.Generator().manual_seed(self.batch)
+        return torch.randn(self.batch, 3, 2 * self.height, 2 * self.columns, generator=draw)
+
+    def tolerance(self) -> Tolerance:
+        return Tolerance.of(self.precision, self.activation)
+
+
+CASES = st.builds(
+    Case,
+    width=st.integers(1, 5),
+    heads=st.integers(1, 3),
+    hidden=st.integers(1, 8),
+    depth=st.integers(1, 2),
+    height=st.integers(1, 12),
+    columns=st.integers(1, 12),
+    batch=st.integers(1, 3),
+    tokens=st.sampled_from(["class", "distilled"]),
+    activation=st.sampled_from(["gelu", "relu"]),
+    bias=st.booleans(),
+    scale=st.sampled_from([None, 0.1, 1.0]),
+    drop_path=st.sampled_from([0.0, 0.4]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    instructions=st.sampled_from(INSTRUCTIONS[1:]),
+)
+
+
+@QUICK
+@given(case=CASES)
+def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> None:
+    native.choose(case.instructions)
+    plain = case.model()
+    twin = copy.deepcopy(plain)
+    swapped = swap(twin, kernels="native", precision=case.precision)
+    assert [each.path for each in swapped.replaced] == ["stem", "blocks"], swapped
+    assert violations(twin, plain, case.pictures(), case.tolerance()) == []
+
+
+@QUICK
+@given(case=CASES)
+def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
+    native.choose(case.instructions)
+    plain = case.model().eval()
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision=case.precision)
+    pictures, tolerance = case.pictures(), case.tolerance()
+    with torch.no_grad():
+        exact = copy.deepcopy(plain).double().final_features(pictures.double()).tokens
+        with torch.autocast("cpu", torch.bfloat16, enabled=tolerance.half):
+            ours, theirs = (model.final_features(pictures).tokens for model in (twin, plain))
+    assert ours.dtype == theirs.dtype
+    assert off(ours, exact) <= max(tolerance.limit, 3 * off(theirs, exact))
+
+
+def vit(**changes: object) -> Isotropic:
+    torch.manual_seed(0)
+    sizes = {"dim": 64, "depth": 2, "num_heads": 2, "patch_size": 4, "image_size": 32, "num_classes": 4}
+    model = isopatch.create_model("vit", **(sizes | changes))
+    assert isinstance(model, Isotropic)
+    return model
+
+
+def pictures(count: int = 5) -> Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def gradients(model: Isotropic, images: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    model(images).square().sum().backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("part", ["token.mixer.qkv", "channel.mixer.fc2", "token.norm"])
+def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str, part: str) -> None:
+    plain = spread(vit())
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision=precision)
+    with torch.no_grad():
+        twin.blocks[1].get_submodule(part).weight[:4] += 0.3
+    assert violations(twin, plain, pictures(), Tolerance.of(precision, "gelu"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_change_no_bit(native: NativeLibrary, precision: str) -> None:
+    model = vit(layer_scale=0.5)
+    swap(model, kernels="native", precision=precision)
+    tokens = torch.randn(9, 65, 64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for threads in (1, 2, 3):  # the blocks alone: the stem's and the heads' gradients are PyTorch's
+        torch.set_num_threads(threads)
+        model.zero_grad()
+        given = tokens.clone().requires_grad_()
+        model.blocks(given, (8, 8)).square().sum().backward()
+        of_parameters = [parameter.grad.clone() for parameter in model.blocks.parameters()]
+        with torch.no_grad():
+            inferred = [model.blocks(tokens, (8, 8)), model.stem(pictures())[0]]
+        found.append([given.grad, *of_parameters, *inferred])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_gets_the_same_tokens_in_every_batch(
+    native: NativeLibrary, precision: str, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    model = vit().eval()
+    swap(model, kernels="native", precision=precision)
+    with torch.no_grad():
+        together = model.final_features(pictures()).tokens
+        apart = torch.cat([model.final_features(each[None]).tokens for each in pictures()])
+    assert torch.equal(together, apart)
+
+
+def test_inference_and_training_compute_the_same(native: NativeLibrary) -> None:
+    model = vit().eval()
+    swap(model, kernels="native", precision="fp32")
+    with torch.no_grad():
+        inferred = model(pictures())
+    trained = model(pictures())
+    assert trained.requires_grad and torch.allclose(trained, inferred, rtol=1e-5, atol=1e-6)
+
+
+def test_names_parameters_and_checkpoints_stay(native: NativeLibrary) -> None:
+    model = vit()
+    before = copy.deepcopy(model.state_dict())
+    parameters = [id(parameter) for parameter in model.parameters()]
+    swapped = swap(model, kernels="native", precision="fp32")
+    assert list(model.state_dict()) == list(before)
+    assert [id(parameter) for parameter in model.parameters()] == parameters
+    gradients(model, pictures())
+    swapped.undo()
+    assert type(model.blocks).__name__ == "Blocks" and type(model.stem).__name__ == "PatchStem"
+    model.load_state_dict(before)
+
+
+def test_changed_weights_count_at_once(native: NativeLibrary) -> None:
+    model = vit().eval()
+    swap(model, kernels="native", precision="fp32")
+    found = []
+    with torch.no_grad():
+        for part in (None, "blocks.1.token.norm", "blocks.0.channel.mixer.fc1", "stem.proj"):
+            if part is not None:
+                model.get_submodule(part).weight.mul_(0.5)
+            found.append(model(pictures()))
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(found))
+
+
+def test_parts_that_are_not_trained_get_no_gradient(native: NativeLibrary) -> None:
+    model = vit()
+    swap(model, kernels="native", precision="fp32")
+    for parameter in model.blocks[0].parameters():
+        parameter.requires_grad_(False)
+    gradients(model, pictures())
+    assert all(parameter.grad is None for parameter in model.blocks[0].parameters())
+    assert model.blocks[1].token.mixer.qkv.weight.grad is not None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_not_finite_stays_visible(native: NativeLibrary, precision: str) -> None:
+    model = vit().eval()
+    swap(model, kernels="native", precision=precision)
+    images = pictures()
+    images[2, 0, 3, 3] = float("nan")
+    with torch.no_grad():
+        assert model(images).isfinite().all(dim=1).tolist() == [True, True, False, True, True]
+        model.blocks[0].channel.mixer.fc1.bias[7] = float("nan")
+        assert not model(pictures()).isfinite().any()
+
+
+def test_the_activations_of_one_pass_serve_one_backward_pass(native: NativeLibrary) -> None:
+    model = vit()
+    swap(model, kernels="native", precision="fp32")
+    loss = model(pictures()).square().sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="go back once"):
+        loss.backward()
+
+
+def test_dropout_trains_on_the_plain_blocks(native: NativeLibrary) -> None:
+    plain, twin = vit(dropout=0.3), vit(dropout=0.3)
+    swap(twin, kernels="native", precision="fp32")
+    found = []
+    for model in (plain, twin):
+        torch.manual_seed(1)
+        found.append(gradients(model, pictures()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    with torch.no_grad():
+        assert off(twin.eval()(pictures()), plain.eval()(pictures())) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dim": 72, "num_heads": 3}, "dim width 72 is not a multiple of 32"),
+        ({"dim": 96, "num_heads": 4}, "head width 24 is not a multiple of 16"),
+        ({"mlp_ratio": 0.75}, "mlp width 48 is not a multiple of 32"),
+        ({"activation": "gelu_tanh"}, "neither exact GELU nor ReLU"),
+    ],
+)
+def test_what_has_no_twin_says_why(native: NativeLibrary, changes: dict[str, object], why: str) -> None:
+    model = vit(**changes)
+    swapped = swap(model, kernels="native", precision="fp32")
+    assert any(why in each for each in swapped.kept), swapped
+    assert type(model.blocks).__name__ == "Blocks"
+
+
+def test_training_goes_where_the_plain_modules_go(native: NativeLibrary) -> None:
+    losses = {}
+    for kernels in ("plain", "native"):
+        model = vit()
+        swap(model, kernels=kernels, precision="fp32")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        found = []
+        for _ in range(8):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(pictures()), torch.arange(5) % 4)
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        losses[kernels] = found
+    assert losses["native"] == pytest.approx(losses["plain"], rel=1e-3)
+    assert losses["native"][-1] < losses["native"][0]
