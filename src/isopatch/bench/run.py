@@ -22,6 +22,7 @@ from isopatch.bench.setting import Setting, Task
 from isopatch.bench.subject import Subject, open_subject
 from isopatch.bench.turns import TURN_SECONDS, Entrant, call_times, percentile, spread, take_turns
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.kernels.memory import keep_freed_memory
 from isopatch.kernels.twin import Precision
 from isopatch.training.hardware import available_cores, busy_note
 
@@ -56,6 +57,7 @@ def bench(request: Request) -> dict[str, Any]:
     note = busy_note(max(threads))
     if note is not None:
         log.warning("%s", note)
+    kept = task.device == "cpu" and keep_freed_memory()  # as a training does; for all contenders alike
     before = torch.get_num_threads()
     try:
         rows = [_measure(source, request, task, threads) for source in request.models]
@@ -71,6 +73,7 @@ def bench(request: Request) -> dict[str, Any]:
         "kernels": request.kernels,
         "precisions": list(request.precisions),
         "busy": note,
+        "freed_memory_kept": kept,
         "machine": describe_machine(task.device),
         "models": rows,
     }
