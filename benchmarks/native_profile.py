@@ -1,0 +1,227 @@
+"""Where a native step's time goes, pass by pass, and how much of it the CPU's own arithmetic must take.
+
+Claim: no step is faster than its bound: its products at the fastest rate that the product kernel reaches on
+this core in bf16 (operands in the cache, next to no epilogue), plus its depthwise sums at the fp32 rate. What
+lies between bound and step is all that better kernels could gain here; a floor beyond the bound cannot be
+reached on this CPU. One thread, bf16.
+Control: a step below its bound, which a miscounted operation would show as, fails.
+Hardware: one quiet core. Time: two minutes.
+Command: python -m benchmarks.native_profile [ROW ...]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from benchmarks.common import parser, record, spread
+from benchmarks.speed import Row
+from benchmarks.speed_inference import ROWS as INFERENCE
+from benchmarks.speed_training import ROWS as TRAINING
+from torch import nn
+
+import isopatch
+from isopatch.kernels import swap
+from isopatch.kernels.memory import keep_freed_memory
+from isopatch.kernels.native.library import NativeLibrary, loaded
+
+Arguments = Mapping[str, Any]
+
+
+def _depthwise(a: Arguments) -> float:
+    return 2.0 * a["images"] * a["height"] * a["width"] * a["channels"] * a["kernel"] ** 2
+
+
+def _stem(a: Arguments) -> float:
+    return (
+        2.0
+        * a["images"]
+        * (a["height"] // a["patch"])
+        * (a["width"] // a["patch"])
+        * a["inner"]
+        * a["channels"]
+    )
+
+
+def _rows(a: Arguments) -> float:
+    return 2.0 * a["rows"] * a["inner"] * (a["columns"] if "columns" in a else a["channels"])
+
+
+def _scores(a: Arguments) -> float:
+    """One product of queries and keys, of all heads."""
+    return 2.0 * a["images"] * a["heads"] * a["tokens"] ** 2 * a["width"]
+
+
+def _transformer(a: Arguments) -> float:
+    tokens, dim = a["images"] * a["tokens"], a["dim"]
+    linear = tokens * dim * (4 * dim + 2 * a["hidden"])
+    return 2.0 * a["depth"] * (linear + 2 * tokens * a["tokens"] * dim)
+
+
+# Operations (a multiply-add as two) of each pass: products in bf16, and sums in fp32.
+PRODUCTS: dict[str, Callable[[Arguments], float]] = {
+    "stem_forward": _stem,
+    "stem_backward": _stem,
+    "pointwise_forward": _rows,
+    "pointwise_backward": lambda a: 2 * _rows(a),
+    "linear_forward": _rows,
+    "linear_backward": lambda a: 2 * _rows(a),
+    "attention_forward": lambda a: 2 * _scores(a),
+    "attention_backward": lambda a: 5 * _scores(a),
+    "transformer_infer": _transformer,
+}
+SUMS: dict[str, Callable[[Arguments], float]] = {
+    "depthwise_forward": _depthwise,
+    "depthwise_backward": lambda a: 2 * _depthwise(a),
+}
+
+
+class Ledger:
+    """Seconds and operations of every pass while it is watched."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.products = self.sums = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        plain = NativeLibrary.call
+
+        def call(lib: NativeLibrary, name: str, **arguments: Any) -> None:
+            start = time.perf_counter()
+            plain(lib, name, **arguments)
+            self.seconds[name] += time.perf_counter() - start
+            self.products += PRODUCTS[name](arguments) if name in PRODUCTS else 0
+            self.sums += SUMS[name](arguments) if name in SUMS else 0
+
+        NativeLibrary.call = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            NativeLibrary.call = plain  # type: ignore[method-assign]
+
+
+def main() -> int:
+    """Profile the rows that were named, or all."""
+    rows = {row.name: row for row in (*TRAINING, *INFERENCE) if not row.name.endswith("batch-1")}
+    options = parser(__doc__, n=5)
+    options.add_argument("rows", nargs="*", metavar="ROW", help=f"default all: {', '.join(rows)}")
+    given = options.parse_args()
+    if unknown := [name for name in given.rows if name not in rows]:
+        sys.exit(f"no row {', '.join(unknown)}; there are {', '.join(rows)}")
+    started = time.monotonic()
+    torch.set_num_threads(1)
+    torch.manual_seed(given.seed)
+    keep_freed_memory()
+    rates = {name: product_rate(dtype) for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))}
+    found = [profile(rows[name], given.n, rates) for name in given.rows or rows]
+    shares = ", ".join(f"{row['row']} {row['share_of_bound']:.0%}" for row in found)
+    return record(
+        "native_profile",
+        claim="native steps against what the CPU's arithmetic alone would take (one thread, bf16)",
+        measured=f"share of the step that products and depthwise sums must take: {shares}; product kernel "
+        f"{rates['bf16'] / 1e9:.0f} GFLOP/s bf16, {rates['fp32'] / 1e9:.0f} fp32",
+        figure={"share_of_bound": {row["row"]: row["share_of_bound"] for row in found}},
+        passed=all(row["share_of_bound"] <= 1 for row in found),
+        n=given.n,
+        seed=given.seed,
+        started=started,
+        out=given.out,
+        threads=1,
+        instructions=loaded().instructions,
+        operations_per_second=rates,
+        rows=found,
+    )
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """Operations a second of the product kernel with operands in the cache, the best of many calls."""
+    lib, rows, inner, columns = loaded(), 96, 1024, 64
+    packed, bias = lib.pack(torch.randn(columns, inner), dtype), torch.zeros(columns)
+    a, out = torch.randn(rows, inner).to(dtype), torch.empty(rows, columns, dtype=dtype)
+    sizes = {"rows": rows, "inner": inner, "columns": columns, "chunk": rows, "rows_per_image": rows}
+    best = 0.0
+    for _ in range(2000):
+        start = time.perf_counter()
+        lib.call(
+            "linear_forward",
+            dtype=int(dtype == torch.bfloat16),
+            act=0,
+            source=0,
+            **sizes,
+            in_=a,
+            weight=packed,
+            bias=bias,
+            out=out,
+        )
+        best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def profile(row: Row, n: int, rates: Mapping[str, float]) -> dict[str, Any]:
+    """Time a row's step as a whole and by passes."""
+    model = isopatch.create_model(row.model, image_size=row.image_size, **row.arguments)
+    model.train(row.mode == "train")
+    swap(model, kernels="native", precision="bf16")
+    step = _training(model, row) if row.mode == "train" else _inference(model, row)
+    step()
+    step()
+    seconds, ledgers = [], []
+    for _ in range(n):
+        ledger = Ledger()
+        with ledger.watching():
+            start = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - start)
+        ledgers.append(ledger)
+    middle = statistics.median(seconds)
+    bound = ledgers[0].products / rates["bf16"] + ledgers[0].sums / rates["fp32"]
+    passes = {name: statistics.median(each.seconds[name] for each in ledgers) for name in ledgers[0].seconds}
+    return {
+        "row": row.name,
+        "batch": row.batch,
+        "images_per_second": row.batch / middle,
+        "images_per_second_at_bound": row.batch / bound,
+        "share_of_bound": round(bound / middle, 3),
+        "milliseconds": spread([1000 * value for value in seconds]),
+        "milliseconds_of_passes": {name: round(1000 * value, 2) for name, value in passes.items()},
+        "milliseconds_outside": round(1000 * (middle - sum(passes.values())), 2),
+        "product_operations": ledgers[0].products,
+        "depthwise_operations": ledgers[0].sums,
+    }
+
+
+def _training(model: nn.Module, row: Row) -> Callable[[], None]:
+    size = row.image_size or 224
+    pictures, labels = torch.randn(row.batch, 3, size, size), torch.arange(row.batch) % 10
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(pictures)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def _inference(model: nn.Module, row: Row) -> Callable[[], None]:
+    size = row.image_size or 224
+    pictures = torch.randn(row.batch, 3, size, size)
+
+    def step() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            model(pictures)
+
+    return step
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,58 @@
+"""The profile counts operations right, and says so where a step seems faster than its arithmetic."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isopatch.kernels.native.library import library
+
+ROW = {"convmixer": {"kernel_size": 3}, "vit": {"num_heads": 2}}
+
+
+@pytest.fixture
+def profile() -> Any:
+    found = library()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return importlib.import_module("benchmarks.native_profile")
+
+
+@pytest.mark.parametrize("architecture", ROW)
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_products_are_counted_as_the_model_counts_them(profile: Any, architecture: str, mode: str) -> None:
+    sizes = {"dim": 64, "depth": 2, "patch_size": 4, "num_classes": 10, **ROW[architecture]}
+    row = profile.Row("tiny", architecture, mode, 4, None, None, image_size=32, arguments=sizes)
+    found = profile.profile(row, 1, {"bf16": 1e11, "fp32": 1e11})
+    assert 0 < found["share_of_bound"] < 1
+    tokens, dim = 4 * (64 if architecture == "convmixer" else 65), 64
+    stem = 2 * 4 * 64 * 64 * dim  # 48 values of a patch, padded to 64
+    linear = 2 * tokens * dim * dim * 2
+    if architecture == "vit":
+        linear = linear * 12 + 2 * 2 * 2 * tokens * 65 * dim
+    forward = linear + (stem if architecture == "convmixer" or mode == "infer" else 0)
+    if mode == "infer":
+        assert found["product_operations"] == forward
+    elif architecture == "convmixer":  # the stem's input has no gradient
+        assert found["product_operations"] == forward + 2 * linear + stem
+    else:  # attention goes back with five products where it came with two
+        attention = 2 * 2 * 2 * tokens * 65 * dim
+        assert found["product_operations"] == forward + 2 * (linear - attention) + 2.5 * attention
+    depthwise = 2 * tokens * dim * 9 * 2 if architecture == "convmixer" else 0
+    assert found["depthwise_operations"] == depthwise * (3 if mode == "train" else 1)
+
+
+def test_a_step_below_its_bound_fails(profile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"dim": 32, "depth": 1, "patch_size": 4, "num_classes": 10, "kernel_size": 3}
+    row = profile.Row("tiny", "convmixer", "train", 2, None, None, image_size=16, arguments=sizes)
+    monkeypatch.setattr(profile, "TRAINING", (row,))
+    monkeypatch.setattr(profile, "product_rate", lambda dtype: 1e3)
+    out = tmp_path / "profile.json"
+    monkeypatch.setattr(sys, "argv", ["benchmarks/native_profile.py", "tiny", "--n", "1", "--out", str(out)])
+    assert profile.main() == 1
+    assert not json.loads(out.read_text())["passed"]
