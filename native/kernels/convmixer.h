@@ -10,10 +10,13 @@ template <class T, Act A>
 static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t first) {
   const int64_t places = d.height * d.width, base = image * places * d.channels + first;
   const int kernel = (int)d.kernel;
-  const Plane plane = plane_for(0, d.height, d.width, kernel, d.pad_top, d.pad_left);
+  using Cells = typename CellsOf<T>::type;
+  const float* taps = lay_out_taps<Cells>(d.weight + first, d.channels, kernel, false);
+  const Plane plane = plane_for<Cells>(0, d.height, d.width, kernel, d.pad_top, d.pad_left);
   const T* in = (const T*)d.in + base;
   T *x = d.in_scale ? (T*)d.x + base : nullptr, *out = (T*)d.out + base;
-  for (int64_t row = 0; row < d.height; ++row)
+  for (int64_t row = 0; row < d.height; ++row) {
+    typename Cells::Writer writers[LANES / W];
     for (int64_t column = 0; column < d.width; ++column) {
       float* to = plane.at(row + d.pad_top, column + d.pad_left);
       const int64_t at = (row * d.width + column) * d.channels;
@@ -27,12 +30,14 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
           store(x + at + c, value);
           value = stored<T>(value);
         }
-        store(to + c, value);
+        writers[c / W].put(to + c, value);
       }
     }
+    for (int c = 0; c < LANES; c += W) writers[c / W].end(plane.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
+  }
   V origin[LANES / W], sum[LANES / W], square[LANES / W];
   for (int v = 0; v < LANES / W; ++v) origin[v] = sum[v] = square[v] = zero();
-  convolve(plane, d.height, d.width, kernel, d.weight + first, d.channels,
+  convolve<Cells>(plane, d.height, d.width, kernel, taps,
            [&](int64_t row, int64_t column, int count, const float* found) {
              for (int v = 0; v < LANES / W; ++v) {
                const int c = v * W;
@@ -53,7 +58,7 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
                  const V scale = load(d.scale + first + c), shift = load(d.shift + first + c);
                  for (int i = 0; i < count; ++i) {
                    const V a = activate<A, T>(load(found + i * LANES + c) + bias);
-                   const V here = load(plane.at(row + d.pad_top, column + i + d.pad_left) + c);
+                   const V here = Cells::value(plane.at(row + d.pad_top, column + i + d.pad_left) + c);
                    store(out + (row * d.width + column + i) * d.channels + c, here + fma(a, scale, shift));
                  }
                }
@@ -129,11 +134,6 @@ static void product_forward(int64_t rows, int64_t inner, int64_t channels, int64
   }
 }
 
-template <class G>
-static inline void store_operand(G* to, V x) {
-  store(to, x);
-}
-
 template <class T, Act A>
 static void pointwise_forward(const PointwiseForward& p, int64_t task) {
   using G = typename OperandOf<T>::type;
@@ -146,7 +146,7 @@ static void pointwise_forward(const PointwiseForward& p, int64_t task) {
                               V y = load(x + at + c);
                               if (u1)
                                 y = y + fma(activate<A, T>(load(u1 + at + c)), load(p.scale1 + c), load(p.shift1 + c));
-                              store_operand(a + i * p.inner + c, y);
+                              store(a + i * p.inner + c, y);
                             }
                           }
                         });

@@ -42,7 +42,7 @@ static void gradient_rows(const S& p, int64_t start, int64_t count, int64_t padd
         if (row < count)
           both[j] = through_norm<T, A>(load((const T*)p.g + at), load((const T*)p.u + at), load(p.mean + c),
                                     load(p.rstd + c), load(p.scale + c), load(p.mean_g + c), load(p.mean_gx + c));
-        if (rows) store_operand(rows + row * p.channels + c, both[j]);
+        if (rows) store(rows + row * p.channels + c, both[j]);
       }
       add(bias_sums + c, both[0] + both[1]);
       store_pair(paired, p.channels, pair, c, both[0], both[1]);
@@ -140,11 +140,10 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
   const int kernel = (int)d.kernel;
   // The input's gradient is the convolution of the output's with the kernel turned by half a turn, borders swapped.
   const int64_t top = kernel - 1 - d.pad_top, left = kernel - 1 - d.pad_left;
-  const Plane gradient = plane_for(0, d.height, d.width, kernel, top, left);
-  const Plane input = plane_for(1, d.height, d.width, kernel, d.pad_top, d.pad_left);
-  float* turned = (float*)scratch(2, taps * LANES * (int64_t)sizeof(float));
-  for (int64_t tap = 0; tap < taps; ++tap)
-    std::memcpy(turned + tap * LANES, d.weight + (taps - 1 - tap) * d.channels + channel, LANES * sizeof(float));
+  using Cells = typename CellsOf<T>::type;
+  const Plane gradient = plane_for<Cells>(0, d.height, d.width, kernel, top, left);
+  const Plane input = plane_for<Cells>(1, d.height, d.width, kernel, d.pad_top, d.pad_left);
+  const float* turned = lay_out_taps<Cells>(d.weight + channel, d.channels, kernel, true);
   float* weight_sums = d.weight_sums + group * taps * d.channels + channel;
   for (int64_t tap = 0; tap < taps; ++tap) set_to(weight_sums + tap * d.channels, LANES, 0.0f);
   float* bias_sums = d.bias_sums + group * d.channels + channel;
@@ -156,7 +155,8 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
     const T *gy = (const T*)d.gy + base, *u = (const T*)d.u + base, *x = (const T*)d.x + base;
     T* gx = (T*)d.gx + base;
     const T* before = d.before_u ? (const T*)d.before_u + base : nullptr;
-    for (int64_t row = 0; row < d.height; ++row)
+    for (int64_t row = 0; row < d.height; ++row) {
+      typename Cells::Writer of_gradient[LANES / W], of_input[LANES / W];
       for (int64_t column = 0; column < d.width; ++column) {
         const int64_t place = (row * d.width + column) * d.channels;
         const int64_t ahead = place + AHEAD * d.channels;
@@ -170,14 +170,19 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
           const V g = through_norm<T, A>(load(gy + at), load(u + at), load(d.mean + channel + c),
                                          load(d.rstd + channel + c), load(d.scale + channel + c),
                                          load(d.mean_g + channel + c), load(d.mean_gx + channel + c));
-          store(gradient.at(row + top, column + left) + c, g);
-          store(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
+          of_gradient[c / W].put(gradient.at(row + top, column + left) + c, g);
+          of_input[c / W].put(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
           add(bias_sums + c, g);
         }
       }
+      for (int c = 0; c < LANES; c += W) {
+        of_gradient[c / W].end(gradient.at(row + top, left + d.width - 1) + c);
+        of_input[c / W].end(input.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
+      }
+    }
     V sums[LANES / W], products[LANES / W];
     for (int v = 0; v < LANES / W; ++v) sums[v] = products[v] = zero();
-    convolve(gradient, d.height, d.width, kernel, turned, LANES,
+    convolve<Cells>(gradient, d.height, d.width, kernel, turned,
              [&](int64_t row, int64_t column, int count, const float* found) {
                for (int v = 0; v < LANES / W; ++v)
                  for (int i = 0; i < count; ++i) {
@@ -200,7 +205,7 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
         store(to, sums[v]);
         store(to + d.channels, products[v]);
       }
-    correlate(gradient.at(top, left), gradient.columns * LANES, input, d.height, d.width, kernel, weight_sums, d.channels);
+    correlate<Cells>(gradient.at(top, left), gradient.columns * LANES, input, d.height, d.width, kernel, weight_sums, d.channels);
   }
 }
 

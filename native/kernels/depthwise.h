@@ -1,6 +1,7 @@
-// Depthwise convolution of 32 channels of one picture, in float, on a plane with its zero border written out.
+// Depthwise convolution of 32 channels of one picture, summed in float, on a plane with its zero border written out.
 //
-// A plane holds (rows, columns, 32) floats. A segment is SEGMENT output places of one row; planes are wide enough for
+// A plane holds (rows, columns, 32) cells of four bytes: a float, or, where pairs of bf16 are multiplied, a value and its
+// right neighbour, so that one product serves two taps of a kernel row. A segment is SEGMENT output places of one row; planes are wide enough for
 // whole segments, what they compute beyond the map is left out by `finish`.
 #pragma once
 #include <cstdint>
@@ -19,6 +20,50 @@ constexpr int LONG = 16;
 #endif
 constexpr int SHORT = 8;
 
+// How cells are written and multiplied. A writer takes the values of a row from left to right.
+struct Singles {
+  static constexpr int taps = 1;  // of a product
+  struct Writer {
+    void put(float* cell, V value) { store(cell, value); }
+    void end(float*) {}
+  };
+  static inline V value(const float* cell) { return load(cell); }
+  static inline V step(V sum, V cell, V tap) { return fma(cell, tap, sum); }
+  static inline V tap(V first, V) { return first; }
+};
+
+#ifdef ISOPATCH_DOT
+struct Pairs {
+  static constexpr int taps = 2;
+  struct Writer {
+    __m512i left = _mm512_setzero_si512();
+    void put(float* cell, V value) {
+      const __m512i here = _mm512_cvtepu16_epi32(narrow(value));
+      store(cell - 32, _mm512_castsi512_ps(_mm512_or_si512(left, _mm512_slli_epi32(here, 16))));
+      left = here;
+    }
+    void end(float* last) { store(last, _mm512_castsi512_ps(left)); }
+  };
+  static inline V value(const float* cell) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(load(cell)), 16));
+  }
+  static inline V step(V sum, V cell, V tap) { return _mm512_dpbf16_ps(sum, (__m512bh)cell, (__m512bh)tap); }
+  static inline V tap(V first, V second) { return pairs(first, second); }
+};
+#endif
+
+// The cells of maps stored as T.
+template <class T>
+struct CellsOf {
+  using type = Singles;
+};
+#ifdef ISOPATCH_DOT
+template <>
+struct CellsOf<bf16> {
+  using type = Pairs;
+};
+#endif
+
 struct Plane {
   int64_t rows, columns;  // with the border
   float* memory;
@@ -29,71 +74,90 @@ struct Plane {
 static inline int segment_for(int64_t width) { return width <= SHORT ? SHORT : LONG; }
 
 // The calling thread's plane `slot` (0 or 1) for maps of this size; zero but for the map itself, which begins at
-// (top, left).
-static inline Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, int64_t top, int64_t left) {
+// (top, left), and the cell before each of its rows, for which there is a column more.
+template <class Cells>
+static Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, int64_t top, int64_t left) {
   const int64_t segment = segment_for(width), whole = (width + segment - 1) / segment * segment;
-  Plane plane{height + kernel - 1, whole + kernel - 1, nullptr};
-  const int64_t bytes = plane.rows * plane.columns * LANES * (int64_t)sizeof(float);
-  const int64_t layout = (((height << 16 | width) << 8 | kernel) << 8 | top) << 8 | left;
-  plane.memory = (float*)bordered(slot, bytes, layout);
+  Plane plane{height + kernel - 1, whole + kernel, nullptr};
+  const int64_t bytes = (plane.rows * plane.columns + 1) * LANES * (int64_t)sizeof(float);
+  const int64_t layout = ((((height << 16 | width) << 8 | kernel) << 8 | top) << 8 | left) << 1 | (Cells::taps - 1);
+  plane.memory = (float*)bordered(slot, bytes, layout) + LANES;
   return plane;
 }
 
-// Channels [0, W) of S places: taps of one kernel row in registers, every input vector used by all of them.
-template <int K, int S>
-static inline void segment_of(const float* in, int64_t row_stride, const float* weight, int64_t tap_stride, float* out) {
+// Lays taps out as products take them: for each kernel row its first taps, its second ones ..., 32 channels each.
+// weight: (kernel * kernel) taps, `stride` floats apart; `turned`: the kernel turned by half a turn.
+template <class Cells>
+static const float* lay_out_taps(const float* weight, int64_t stride, int kernel, bool turned) {
+  const int products = (kernel + Cells::taps - 1) / Cells::taps, last = kernel * kernel - 1;
+  float* taps = (float*)scratch(2, kernel * products * LANES * (int64_t)sizeof(float));
+  for (int dy = 0; dy < kernel; ++dy)
+    for (int product = 0; product < products; ++product)
+      for (int c = 0; c < LANES; c += W) {
+        const int dx = product * Cells::taps, at = dy * kernel + dx;
+        const V first = load(weight + (turned ? last - at : at) * stride + c);
+        const V second = dx + 1 < kernel ? load(weight + (turned ? last - at - 1 : at + 1) * stride + c) : zero();
+        store(taps + (dy * products + product) * LANES + c, Cells::tap(first, second));
+      }
+  return taps;
+}
+
+// Channels [0, W) of S places: taps of one kernel row in registers, every cell used by all of them.
+template <class Cells, int K, int S>
+static inline void segment_of(const float* in, int64_t row_stride, const float* taps, float* out) {
+  constexpr int N = (K + Cells::taps - 1) / Cells::taps;
   V sums[S];
 #pragma GCC unroll 16
   for (int i = 0; i < S; ++i) sums[i] = zero();
   for (int dy = 0; dy < K; ++dy, in += row_stride) {
-    V taps[K];
+    V row[N];
 #pragma GCC unroll 16
-    for (int dx = 0; dx < K; ++dx, weight += tap_stride) taps[dx] = load(weight);
+    for (int n = 0; n < N; ++n, taps += LANES) row[n] = load(taps);
 #pragma GCC unroll 32
-    for (int i = 0; i < S + K - 1; ++i) {
-      V x = load(in + i * LANES);
+    for (int i = 0; i < S + (N - 1) * Cells::taps; ++i) {
+      V cell = load(in + i * LANES);
 #pragma GCC unroll 16
-      for (int dx = 0; dx < K; ++dx)
-        if (i - dx >= 0 && i - dx < S) sums[i - dx] = fma(x, taps[dx], sums[i - dx]);
+      for (int n = 0; n < N; ++n) {
+        const int place = i - n * Cells::taps;
+        if (place >= 0 && place < S) sums[place] = Cells::step(sums[place], cell, row[n]);
+      }
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < S; ++i) store(out + i * LANES, sums[i]);
 }
 
-template <int S>
-static inline void segment_any(int kernel, const float* in, int64_t row_stride, const float* weight, int64_t tap_stride,
-                               float* out) {
+template <class Cells, int S>
+static inline void segment_any(int kernel, const float* in, int64_t row_stride, const float* taps, float* out) {
   V sums[S];
 #pragma GCC unroll 16
   for (int i = 0; i < S; ++i) sums[i] = zero();
   for (int dy = 0; dy < kernel; ++dy, in += row_stride)
-    for (int dx = 0; dx < kernel; ++dx, weight += tap_stride) {
-      V tap = load(weight);
+    for (int dx = 0; dx < kernel; dx += Cells::taps, taps += LANES) {
+      V tap = load(taps);
 #pragma GCC unroll 16
-      for (int i = 0; i < S; ++i) sums[i] = fma(load(in + (i + dx) * LANES), tap, sums[i]);
+      for (int i = 0; i < S; ++i) sums[i] = Cells::step(sums[i], load(in + (i + dx) * LANES), tap);
     }
 #pragma GCC unroll 16
   for (int i = 0; i < S; ++i) store(out + i * LANES, sums[i]);
 }
 
-template <int S>
-static inline void segment(int kernel, const float* in, int64_t row_stride, const float* weight, int64_t tap_stride,
-                           float* out) {
+template <class Cells, int S>
+static inline void segment(int kernel, const float* in, int64_t row_stride, const float* taps, float* out) {
   switch (kernel) {
-    case 3: return segment_of<3, S>(in, row_stride, weight, tap_stride, out);
-    case 5: return segment_of<5, S>(in, row_stride, weight, tap_stride, out);
-    case 7: return segment_of<7, S>(in, row_stride, weight, tap_stride, out);
-    case 9: return segment_of<9, S>(in, row_stride, weight, tap_stride, out);
-    default: return segment_any<S>(kernel, in, row_stride, weight, tap_stride, out);
+    case 3: return segment_of<Cells, 3, S>(in, row_stride, taps, out);
+    case 5: return segment_of<Cells, 5, S>(in, row_stride, taps, out);
+    case 7: return segment_of<Cells, 7, S>(in, row_stride, taps, out);
+    case 9: return segment_of<Cells, 9, S>(in, row_stride, taps, out);
+    default: return segment_any<Cells, S>(kernel, in, row_stride, taps, out);
   }
 }
 
 // finish(row, column, count, sums): sums (count, 32) floats of the places from (row, column) on.
-// weight: (kernel * kernel) taps of 32 floats, tap_stride floats apart.
-template <class Finish>
-static void convolve(const Plane& plane, int64_t height, int64_t width, int kernel, const float* weight,
-                     int64_t tap_stride, const Finish& finish) {
+// taps: of lay_out_taps.
+template <class Cells, class Finish>
+static void convolve(const Plane& plane, int64_t height, int64_t width, int kernel, const float* taps,
+                     const Finish& finish) {
   const int size = segment_for(width);
   const int64_t row_stride = plane.columns * LANES;
   alignas(64) float out[LONG * LANES];
@@ -102,9 +166,9 @@ static void convolve(const Plane& plane, int64_t height, int64_t width, int kern
       for (int lane = 0; lane < LANES; lane += W) {
         const float* in = plane.at(row, column) + lane;
         if (size == SHORT)
-          segment<SHORT>(kernel, in, row_stride, weight + lane, tap_stride, out + lane);
+          segment<Cells, SHORT>(kernel, in, row_stride, taps + lane, out + lane);
         else
-          segment<LONG>(kernel, in, row_stride, weight + lane, tap_stride, out + lane);
+          segment<Cells, LONG>(kernel, in, row_stride, taps + lane, out + lane);
       }
       const int64_t left = width - column;
       finish(row, column, (int)(left < size ? left : size), out);
@@ -112,7 +176,7 @@ static void convolve(const Plane& plane, int64_t height, int64_t width, int kern
 }
 
 // sums[r][n] += sum over places of d(place) x(place + (r, n)): N taps of R kernel rows, channels [0, W).
-template <int N, int R>
+template <class Cells, int N, int R>
 static inline void correlate_of(const float* d, int64_t d_stride, const float* x, int64_t x_stride, int64_t height,
                                 int64_t width, float* sums, int64_t tap_stride, int64_t row_taps) {
   V acc[R][N];
@@ -121,12 +185,13 @@ static inline void correlate_of(const float* d, int64_t d_stride, const float* x
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) acc[r][n] = zero();
   for (int64_t row = 0; row < height; ++row, d += d_stride, x += x_stride)
-    for (int64_t column = 0; column < width; ++column) {
+    for (int64_t column = 0; column < width; column += Cells::taps) {
       V here = load(d + column * LANES);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-        for (int n = 0; n < N; ++n) acc[r][n] = fma(here, load(x + r * x_stride + (column + n) * LANES), acc[r][n]);
+        for (int n = 0; n < N; ++n)
+          acc[r][n] = Cells::step(acc[r][n], here, load(x + r * x_stride + (column + n) * LANES));
     }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -139,6 +204,7 @@ static inline void correlate_of(const float* d, int64_t d_stride, const float* x
 
 // sums (kernel * kernel taps, tap_stride floats apart, 32 channels) += correlation of d with x.
 // d: first place of the gradient; x: the plane whose (row + dy, column + dx) meets place (row, column) at tap (dy, dx).
+template <class Cells>
 static void correlate(const float* d, int64_t d_stride, const Plane& x, int64_t height, int64_t width, int kernel,
                       float* sums, int64_t tap_stride) {
   const int64_t x_stride = x.columns * LANES;
@@ -151,7 +217,7 @@ static void correlate(const float* d, int64_t d_stride, const Plane& x, int64_t 
         float* to = sums + (dy * kernel + dx) * tap_stride + lane;
 #define CASE(N, R)                                                                                            \
   case N * 10 + R:                                                                                            \
-    correlate_of<N, R>(d + lane, d_stride, from, x_stride, height, width, to, tap_stride, kernel); \
+    correlate_of<Cells, N, R>(d + lane, d_stride, from, x_stride, height, width, to, tap_stride, kernel);    \
     break;
         switch (taps * 10 + rows) {
           CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 1) CASE(3, 2) CASE(3, 3)

@@ -71,7 +71,7 @@ CASES = st.builds(
     Case,
     dim=st.integers(4, 40),
     depth=st.integers(1, 2),
-    kernel=st.integers(3, 15),
+    kernel=st.integers(1, 15),
     patch=st.integers(1, 4),
     height=st.integers(1, 9),
     width=st.integers(1, 18),
@@ -96,6 +96,33 @@ def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> Non
     twin = copy.deepcopy(plain)
     swapped = swap(twin, kernels="native", precision=case.precision)
     assert [each.path for each in swapped.replaced] == ["stem", "blocks"], swapped
+    assert violations(twin, plain, case.pictures(), case.tolerance()) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("dim", "kernel", "patch", "height", "width", "batch"),
+    [
+        (96, 9, 1, 32, 32, 2),  # CIFAR-10 without patches
+        (160, 7, 2, 16, 40, 2),  # wider than a row of sums, no multiple of a panel
+        (256, 5, 2, 16, 16, 5),  # several chunks of rows and groups of pictures
+        (130, 15, 1, 20, 3, 3),  # narrower than the kernel, padded channels
+    ],
+)
+def test_larger_models_equal_the_plain_modules(
+    native: NativeLibrary,
+    precision: str,
+    dim: int,
+    kernel: int,
+    patch: int,
+    height: int,
+    width: int,
+    batch: int,
+) -> None:
+    case = Case(dim, 1, kernel, patch, height, width, batch, "gelu", True, precision)
+    plain = case.model()
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision=precision)
     assert violations(twin, plain, case.pictures(), case.tolerance()) == []
 
 
