@@ -18,10 +18,8 @@ from torch.nn import functional as F
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.library import NativeLibrary
 from isopatch.kernels.native.norms import Norm, pad_last, padded
-from isopatch.kernels.native.shape import CHUNK, Shape, activation_number
+from isopatch.kernels.native.shape import CHUNK, WEIGHT_SUMS, Shape, activation_number
 from isopatch.models.convmixer import ConvMixerBlock
-
-WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
 
 
 @dataclass

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from isopatch.kernels.native.library import dtype_number
 from isopatch.nn.layout import Grid
 
+WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
 CHUNK = 192  # rows (places of all pictures) of one partial sum
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.library import NativeLibrary, dtype_number
-from isopatch.kernels.native.shape import activation_number
+from isopatch.kernels.native.shape import WEIGHT_SUMS, activation_number
 from isopatch.nn.block import ResidualBranch, TwoStepBlock
 from isopatch.nn.channel_mixers import Mlp
 from isopatch.nn.token_mixers import Attention
@@ -27,7 +27,7 @@ from isopatch.nn.token_mixers import Attention
 Source = Literal["plain", "act", "norm"]
 
 _SOURCES: Mapping[Source, int] = {"plain": 0, "act": 1, "norm": 2}
-_GROUPS = 8  # partial sums of a weight's gradient
+_GROUPS = 8  # partial sums of a weight's gradient, at most
 _ROWS_IN_CACHE = 2**19  # bytes that a backward task's rows may take
 _LARGEST_CHUNK = 192
 
@@ -320,7 +320,7 @@ def _back(
     row_bytes = (3 * step.columns + 2 * step.inner) * tokens.dtype.itemsize
     chunk = max(32, min(_LARGEST_CHUNK, _ROWS_IN_CACHE // row_bytes // 32 * 32))
     chunks = -(-tokens.rows // chunk)
-    groups = min(chunks, _GROUPS)
+    groups = max(1, min(chunks, _GROUPS, WEIGHT_SUMS // (4 * step.columns * step.inner)))
     matrix = torch.empty(groups, step.columns, step.inner)
     bias = torch.empty(chunks, step.columns)
     norm = None if step.norm is None else torch.empty(chunks, 2, step.inner)
