@@ -6,7 +6,7 @@ import ctypes
 import sys
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's numbers (malloc.h)
-_LARGEST_BLOCK = 2**30
+_LARGEST_BLOCK, _NEVER = 2**30, -1
 
 
 def keep_freed_memory() -> bool:
@@ -22,4 +22,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))

@@ -1,0 +1,43 @@
+"""Freed memory stays: the next allocation of the same size faults no page in again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# Above 2 GiB in all, at which glibc gives the top of its heap back unless it is told never to.
+SCRIPT = """
+import resource, sys
+import torch
+from isopatch.kernels.memory import keep_freed_memory
+
+kept = sys.argv[1] == "keep" and keep_freed_memory()
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def fill():
+    blocks = [torch.ones(2**24) for _ in range(34)]
+    del blocks
+
+fill()
+before = faults()
+fill()
+print(int(kept), faults() - before)
+"""
+
+
+def measured(how: str) -> tuple[bool, int]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    return kept == "1", int(faults)
+
+
+def test_freed_memory_is_used_again() -> None:
+    kept, faults = measured("keep")
+    if not kept:
+        pytest.skip("the C library is not glibc")
+    _, without = measured("leave")
+    assert faults < without / 20, (faults, without)
