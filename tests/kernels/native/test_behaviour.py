@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from pathlib import Path
 
@@ -15,15 +16,34 @@ from isopatch.kernels import swap
 from isopatch.kernels.native.library import FIELDS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
+SIZES: dict[str, dict[str, int]] = {
+    "convmixer": {"dim": 48, "depth": 2, "kernel_size": 5, "patch_size": 2},
+    "vit": {"dim": 64, "depth": 2, "num_heads": 2, "patch_size": 4},
+}
+# Modules of different kinds, the last with a bias.
+PARTS = {
+    "convmixer": ("blocks.1.pointwise", "stem.proj", "blocks.0.depthwise"),
+    "vit": ("blocks.1.token.norm", "stem.proj", "blocks.0.channel.mixer.fc1"),
+}
 HEADER = Path(__file__).parents[3] / "native" / "kernels" / "passes.h"
 
 
-def convmixer(**changes: object) -> Isotropic:
+@pytest.fixture(params=SIZES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def build(architecture: str, **changes: object) -> Isotropic:
     torch.manual_seed(0)
-    sizes = {"dim": 48, "depth": 2, "kernel_size": 5, "patch_size": 2, "image_size": 16, "num_classes": 4}
-    model = isopatch.create_model("convmixer", **(sizes | changes))
+    model = isopatch.create_model(
+        architecture, **{**SIZES[architecture], "image_size": 16, "num_classes": 4, **changes}
+    )
     assert isinstance(model, Isotropic)
     return model
+
+
+def convmixer(**changes: object) -> Isotropic:
+    return build("convmixer", **changes)
 
 
 def pictures(count: int = 5) -> Tensor:
@@ -59,8 +79,12 @@ def test_threads_change_no_bit(native: NativeLibrary, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_picture_gets_the_same_tokens_in_every_batch(native: NativeLibrary, precision: str) -> None:
-    model = convmixer().eval()
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_gets_the_same_tokens_in_every_batch(
+    native: NativeLibrary, architecture: str, precision: str, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    model = build(architecture).eval()
     swap(model, kernels="native", precision=precision)
     with torch.no_grad():
         together = model.final_features(pictures()).tokens
@@ -68,8 +92,8 @@ def test_a_picture_gets_the_same_tokens_in_every_batch(native: NativeLibrary, pr
     assert torch.equal(together, apart)
 
 
-def test_names_parameters_and_checkpoints_stay(native: NativeLibrary) -> None:
-    model = convmixer()
+def test_names_parameters_and_checkpoints_stay(native: NativeLibrary, architecture: str) -> None:
+    model = build(architecture)
     before = copy.deepcopy(model.state_dict())
     parameters = [id(parameter) for parameter in model.parameters()]
     swapped = swap(model, kernels="native", precision="fp32")
@@ -83,29 +107,31 @@ def test_names_parameters_and_checkpoints_stay(native: NativeLibrary) -> None:
     model.load_state_dict(before)
 
 
-def test_changed_weights_count_at_once(native: NativeLibrary) -> None:
-    model = convmixer().eval()
+def test_changed_weights_count_at_once(native: NativeLibrary, architecture: str) -> None:
+    model = build(architecture).eval()
     swap(model, kernels="native", precision="fp32")
-    images = pictures()
+    found = []
     with torch.no_grad():
-        first = model(images)
-        assert torch.equal(model(images), first)
-        model.blocks[1].pointwise.weight.mul_(0.5)
-        second = model(images)
-        model.blocks[0].depthwise_norm.running_mean.add_(0.1)
-        third = model(images)
-    assert not torch.equal(first, second) and not torch.equal(second, third)
+        found.append(model(pictures()))
+        assert torch.equal(model(pictures()), found[0])
+        for part in PARTS[architecture]:
+            model.get_submodule(part).weight.mul_(0.5)
+            found.append(model(pictures()))
+        if architecture == "convmixer":
+            model.blocks[0].depthwise_norm.running_mean.add_(0.1)
+            found.append(model(pictures()))
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(found))
 
 
-def test_parts_that_are_not_trained_get_no_gradient(native: NativeLibrary) -> None:
-    model = convmixer()
+def test_parts_that_are_not_trained_get_no_gradient(native: NativeLibrary, architecture: str) -> None:
+    model = build(architecture)
     swap(model, kernels="native", precision="fp32")
-    for parameter in model.stem.parameters():
+    first, _, last = (model.get_submodule(part) for part in PARTS[architecture])
+    for parameter in (*model.stem.parameters(), first.weight):
         parameter.requires_grad_(False)
-    model.blocks[0].pointwise.weight.requires_grad_(False)
     gradients(model, pictures())
-    assert model.stem.proj.weight.grad is None and model.blocks[0].pointwise.weight.grad is None
-    assert model.blocks[0].depthwise.weight.grad is not None
+    assert model.stem.proj.weight.grad is None and first.weight.grad is None
+    assert last.weight.grad is not None
 
 
 def test_norms_may_be_frozen_one_by_one(native: NativeLibrary) -> None:
@@ -136,16 +162,16 @@ def test_running_statistics_with_any_momentum(native: NativeLibrary, momentum: f
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_what_is_not_finite_stays_visible(native: NativeLibrary, precision: str, activation: str) -> None:
-    model = convmixer(activation=activation).eval()
+def test_what_is_not_finite_stays_visible(
+    native: NativeLibrary, architecture: str, precision: str, activation: str
+) -> None:
+    model = build(architecture, activation=activation).eval()
     swap(model, kernels="native", precision=precision)
     images = pictures()
     images[2, 0, 3, 3] = float("nan")
     with torch.no_grad():
-        finite = model(images).isfinite().all(dim=1)
-    assert finite.tolist() == [True, True, False, True, True]
-    with torch.no_grad():
-        model.blocks[0].depthwise.bias[7] = float("nan")
+        assert model(images).isfinite().all(dim=1).tolist() == [True, True, False, True, True]
+        model.get_submodule(PARTS[architecture][-1]).bias[7] = float("nan")
         assert not model(pictures()).isfinite().any()
 
 
@@ -157,8 +183,10 @@ def test_one_value_has_no_variance(native: NativeLibrary, kernels: str) -> None:
         model(pictures(1))
 
 
-def test_the_activations_of_one_pass_serve_one_backward_pass(native: NativeLibrary) -> None:
-    model = convmixer()
+def test_the_activations_of_one_pass_serve_one_backward_pass(
+    native: NativeLibrary, architecture: str
+) -> None:
+    model = build(architecture)
     swap(model, kernels="native", precision="fp32")
     loss = model(pictures()).square().sum()
     loss.backward(retain_graph=True)
@@ -166,10 +194,10 @@ def test_the_activations_of_one_pass_serve_one_backward_pass(native: NativeLibra
         loss.backward()
 
 
-def test_training_goes_where_the_plain_modules_go(native: NativeLibrary) -> None:
+def test_training_goes_where_the_plain_modules_go(native: NativeLibrary, architecture: str) -> None:
     losses = {}
     for kernels in ("plain", "native"):
-        model = convmixer()
+        model = build(architecture)
         swap(model, kernels=kernels, precision="fp32")
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         found = []
