@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isopatch.cli.text import columns
+from isopatch.report.wording import rate
 
 HEADS = ("", "precision", "layout", "threads", "images/s", "min-max", "n", "p50 ms", "p99 ms", "MB", "share")
 
@@ -67,11 +68,11 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["precision"],
         row["layout"] or "-",
         str(row["threads"]),
-        f"{row['images_per_second']:,.4g}",
-        f"{low:,.4g}-{high:,.4g}",
+        rate(row["images_per_second"]),
+        f"{rate(low)}-{rate(high)}",
         str(row["n"]),
-        "-" if latency is None else f"{latency['p50']:,.4g}",
-        "-" if latency is None else f"{latency['p99']:,.4g}",
+        "-" if latency is None else rate(latency["p50"]),
+        "-" if latency is None else rate(latency["p99"]),
         "-" if row["peak_memory_mb"] is None else f"{row['peak_memory_mb']:,.0f}",
         f"{row['share_of_matrix_rate']:.3f}",
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isopatch.report.wording import VOTERS
+from isopatch.report.wording import VOTERS, rate
 
 if TYPE_CHECKING:
     from isopatch.predict import Prediction
@@ -92,10 +92,10 @@ def sizes(document: Mapping[str, Any]) -> str:
         if row["refused"] is not None:
             rows.append((size, *["-"] * 6, "cannot be taken, see below"))
             continue
-        rate = row["images_per_second"]
+        speeds = row["images_per_second"]
         changes = [f"{c['what']} {_by(c['from'])} to {_by(c['to'])} ({c['how']})" for c in row["resized"]]
-        low, high = rate["quartiles"]
-        speed = f"{rate['median']:,.4g} ({low:,.4g}-{high:,.4g})"
+        low, high = speeds["quartiles"]
+        speed = f"{rate(speeds['median'])} ({rate(low)}-{rate(high)})"
         rows.append(
             (
                 size,

@@ -62,6 +62,11 @@ def si(value: Any) -> str:
     return f"{found:.3g}"
 
 
+def rate(value: float) -> str:
+    """7.6212 -> 7.621; 31012.4 -> 31,012: four digits or more, never in powers of ten."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def duration(seconds: Any) -> str:
     """75.2 -> 1 min 15 s."""
     found = number(seconds)

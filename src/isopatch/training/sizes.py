@@ -88,7 +88,7 @@ def at_size(
         images = next(batches).images
     row["images_per_second"] = speed(model, images, device=device, precision=precision)
     log.info(
-        "%dx%d: top-1 %.2f %%, %.4g images/s", *size, 100 * result.top1, row["images_per_second"]["median"]
+        "%dx%d: top-1 %.2f %%, %.1f images/s", *size, 100 * result.top1, row["images_per_second"]["median"]
     )
     return row
 
