@@ -158,7 +158,9 @@ def _folders() -> list[tuple[str, str]]:
         (str(Path.home()), "~"),
     ]
     if os.environ.get("ISOPATCH_DATA"):
-        pairs.insert(0, (os.environ["ISOPATCH_DATA"].rstrip("/"), "$ISOPATCH_DATA"))
+        data = os.environ["ISOPATCH_DATA"].rstrip("/")
+        beside = (f"{Path(data).parent}/", "$ISOPATCH_DATA/../")  # where teachers' weights lie
+        pairs = [(data, "$ISOPATCH_DATA"), beside, *pairs]
     return [(folder, word) for folder, word in pairs if len(folder) > 3]
 
 
