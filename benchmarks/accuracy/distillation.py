@@ -18,7 +18,6 @@ Command: ISOPATCH_DATA=... python -m benchmarks.accuracy.distillation deit|convm
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -26,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Child, data_root, isopatch, parser, record, scrub
+from benchmarks.accuracy.training import train_or_continue
+from benchmarks.common import data_root, parser, record
 
 DEIT = "--model deit --model.dim 128 --model.depth 6 --model.num_heads 4 --model.patch_size {patch}"
 CONVMIXER = (
@@ -122,7 +122,7 @@ def _arguments(given: argparse.Namespace, folder: Path, arm: str) -> list[str]:
 def _run(given: argparse.Namespace, folder: Path, arm: str, seed: int) -> dict[str, Any]:
     """Train one student, or read what it reached."""
     out = folder / f"{arm.replace(' + ', '-')}-seed{seed}"
-    return _train([*_arguments(given, folder, arm), "--seed", str(seed)], out)
+    return train_or_continue([*_arguments(given, folder, arm), "--seed", str(seed)], out=out, threads=1)
 
 
 def _finetuned(given: argparse.Namespace, folder: Path, arm: str) -> list[dict[str, Any]]:
@@ -137,29 +137,9 @@ def _finetuned(given: argparse.Namespace, folder: Path, arm: str) -> list[dict[s
             if key in arguments:
                 arguments[arguments.index(key) + 1] = value
         command = [*arguments, "--seed", str(seed), "--weights", str(weights)]
-        results.append(_train(command, weights.with_name(f"{weights.name}-{given.finetune}")))
+        out = weights.with_name(f"{weights.name}-{given.finetune}")
+        results.append(train_or_continue(command, out=out, threads=1))
     return results
-
-
-def _train(arguments: list[str], out: Path) -> dict[str, Any]:
-    command = isopatch("train", *arguments, "--threads", "1", "--out", str(out), "--resume", "auto")
-    if not (out / "summary.json").is_file():
-        done = Child(command, cwd=out.parent).wait(24 * 3600)
-        if done.code:
-            raise SystemExit(f"{out.name} ended with code {done.code}: {done.stderr[-2000:]}")
-    summary = json.loads((out / "summary.json").read_text())
-    return {
-        "command": scrub("isopatch " + shlex.join(command[3:])),
-        "top1": summary["final"]["test"]["top1"],
-        "images_seen": summary["images_seen"],
-        "training_seconds": round(summary["seconds"], 1),
-        "parameters": summary["parameters"],
-        "precision": summary["precision"],
-        "epochs": summary["epochs"],
-        "seed": summary["seed"],
-        "distillation": summary["distillation"],
-        "weights_sha256": summary["weights_sha256"],
-    }
 
 
 def _record(given: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], started: float) -> int:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Child, isopatch, scrub
+from benchmarks.common import Child, Done, isopatch, scrub
 
 
 def train(
@@ -18,9 +18,30 @@ def train(
     wall_seconds counts everything from start to exit: imports, decoding, training, final evaluation, report.
     """
     command = isopatch("train", *arguments, "--threads", str(threads), "--out", str(out), "--overwrite")
+    done = _completed(command, cwd=cwd, threads=threads, timeout=timeout)
+    return {**_told(out, command), "wall_seconds": round(done.seconds, 1)}
+
+
+def train_or_continue(arguments: list[str], *, out: Path, threads: int) -> dict[str, Any]:
+    """The same for a run that may have been interrupted, or finished, before: what is done is not done again.
+
+    training_seconds counts the loop of all its parts, so there is no wall time.
+    """
+    command = isopatch("train", *arguments, "--threads", str(threads), "--out", str(out), "--resume", "auto")
+    if not (out / "summary.json").is_file():
+        _completed(command, cwd=out.parent, threads=threads, timeout=24 * 3600)
+    return _told(out, command)
+
+
+def _completed(command: list[str], *, cwd: Path, threads: int, timeout: float) -> Done:
     done = Child(command, cwd=cwd, threads=threads).wait(timeout)
     if done.code:
         raise SystemExit(f"training ended with code {done.code}: {done.stderr[-2000:]}")
+    return done
+
+
+def _told(out: Path, command: list[str]) -> dict[str, Any]:
+    """What the summary of a finished run says, as a result file keeps it."""
     summary = json.loads((out / "summary.json").read_text())
     return {
         "command": scrub("isopatch " + shlex.join(command[3:])),
@@ -33,10 +54,13 @@ def train(
         "images_seen": summary["images_seen"],
         "epochs": summary["epochs"],
         "precision": summary["precision"],
+        "kernels": summary["kernels"],
+        "instruction_set": summary["instruction_set"],
         "threads": summary["threads"],
         "seed": summary["seed"],
         "training_seconds": round(summary["seconds"], 1),
-        "wall_seconds": round(done.seconds, 1),
         "train": summary["data"]["train"],
         "val": summary["data"]["val"],
+        "distillation": summary["distillation"],
+        "weights_sha256": summary["weights_sha256"],
     }
