@@ -32,7 +32,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     ),
     "report": ("training.config",),  # pydantic alone: the page says which settings are not the default
     "study": ("training", "recipes", "models", "report"),
-    "explain": ("models", "image", "data", "report"),
+    "explain": ("models", "nn", "image", "data", "report"),
     "export": ("models", "image"),
     # Formats live in models; this is what surrounds a conversion: place, peers' code, comparison.
     "conversion": ("models", "nn.classifier", "nn.skeleton", "nn.norms", "image", "data"),
