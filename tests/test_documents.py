@@ -74,6 +74,11 @@ def test_the_table_of_measurements_is_made_from_the_result_files():
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/readme_results.py"
 
 
+def test_the_page_of_distillation_is_made_from_the_result_files():
+    check = [sys.executable, str(ROOT / "tools" / "distillation_table.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run python tools/distillation_table.py"
+
+
 def test_the_page_of_parity_is_made_from_the_result_files():
     check = [sys.executable, str(ROOT / "tools" / "parity_table.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/parity_table.py"

@@ -92,7 +92,10 @@ def _options() -> argparse.Namespace:
     options.add_argument("--precision", default="bf16")
     options.add_argument("--name", help="of the result file; default distillation-STUDENT")
     given = options.parse_args()
-    given.arms = given.arms.split(",") if given.arms else list(STUDENTS[given.student])
+    known = list(STUDENTS[given.student])
+    given.arms = given.arms.split(",") if given.arms else known
+    if unknown := [arm for arm in given.arms if arm not in known]:
+        options.error(f"--arms {unknown[0]}: there are {', '.join(known)}")
     given.data = given.data or str(data_root() / "cifar10")
     if given.teacher is None:
         file = next((data_root().parent / "weights" / "cifar-resnet").glob("resnet56-*.th"))
@@ -150,13 +153,15 @@ def _record(given: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], st
         if better in runs and worse in runs
     ]
     floor_arm, floor = FLOOR.get(given.student, ("none", 0.0))
-    lowest = min((run["top1"] for run in runs.get(floor_arm, ())), default=0.0)
+    floor = floor if floor_arm in runs else 0.0
+    lowest = min((run["top1"] for run in runs.get(floor_arm, ())), default=1.0)
+    epochs = sorted({run["epochs"] for arm in given.arms for run in runs[arm]})
     for step in steps:
         print(f"{step['step']}: {step['verdict']}")
     return record(
         given.name or f"distillation-{given.student}",
         claim=f"Distillation, {given.student} on {Path(given.data).name}, {given.seeds} seeds of "
-        f"{given.epochs} epochs"
+        f"{epochs[0]} epochs"
         + (f": without a teacher >= {floor:.0%}" if floor else ": the paper's order, step by step"),
         measured="; ".join(
             f"{arm} {100 * told['mean']:.2f}"
@@ -170,6 +175,7 @@ def _record(given: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], st
         seed=given.seed,
         started=started,
         out=given.out,
+        training_seconds=round(sum(run["training_seconds"] for results in runs.values() for run in results)),
         runs=runs,
     )
 

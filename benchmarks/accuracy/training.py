@@ -25,11 +25,11 @@ def train(
 def train_or_continue(arguments: list[str], *, out: Path, threads: int) -> dict[str, Any]:
     """The same for a run that may have been interrupted, or finished, before: what is done is not done again.
 
-    training_seconds counts the loop of all its parts, so there is no wall time.
+    A run in the folder that was started with other arguments is refused, finished or not. training_seconds
+    counts the loop of all its parts, so there is no wall time.
     """
     command = isopatch("train", *arguments, "--threads", str(threads), "--out", str(out), "--resume", "auto")
-    if not (out / "summary.json").is_file():
-        _completed(command, cwd=out.parent, threads=threads, timeout=24 * 3600)
+    _completed(command, cwd=out.parent, threads=threads, timeout=24 * 3600)
     return _told(out, command)
 
 

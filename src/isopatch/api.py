@@ -34,7 +34,7 @@ from isopatch.training.hardware import available_cores
 from isopatch.training.loop import RunResult, finished_result, train_run
 from isopatch.training.place import RUNS, agreed_config, located, run_folder, with_teacher
 from isopatch.training.plan import plan_run
-from isopatch.training.runfolder import RunFolder, stored_config
+from isopatch.training.runfolder import Busy, RunFolder, stored_config
 from isopatch.training.stop import StopRequest
 from isopatch.training.teaching import require_heads
 
@@ -70,16 +70,19 @@ def configure(
     data: str = "digits",
     model: str | None = None,
     recipe: str | None = None,
+    teacher: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """Return the configuration that `isopatch train --data ... --model ... --recipe ...` would use.
 
     model: None looks at the pictures and chooses one. recipe: None takes `small`, or `finetune` where
-    settings give weights. settings: dotted names and values, {"model.dim": 64, "weights": "runs/first"}.
+    settings give weights. teacher: what to distil from, as `--teacher`. settings: dotted names and values,
+    {"model.dim": 64, "weights": "runs/first"}.
     What was chosen, and why, is logged. Raises UsageError with one line per unknown name and bad value.
     """
     notes: list[str] = []
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (settings or {}).items()}
+    asked = dict(settings or {}) | ({} if teacher is None else {"distill.teacher": teacher})
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in asked.items()}
     config = resolve(
         model=model,
         recipe=recipe,
@@ -207,7 +210,16 @@ def _trained(teacher: TeacherRun, *, max_minutes: float | None, quiet: bool) -> 
         begun = stored_config(folder.path)
         source = {"source": config.data.source}  # the pictures are the same, wherever they lie now
         config = begun.model_copy(update={"data": begun.data.model_copy(update=source)})
-    result = train(config, out=folder.path, resume="auto", max_minutes=max_minutes, quiet=quiet)
+    waiting = False
+    while True:
+        try:
+            result = train(config, out=folder.path, resume="auto", max_minutes=max_minutes, quiet=quiet)
+            break
+        except Busy:
+            if not waiting:
+                log.info("another process is training the teacher in %s: waiting for it", folder.path)
+            waiting = True
+            time.sleep(2.0)
     if result.state != "finished":
         log.warning("the student has not begun: the command that began its teacher goes on with both")
     return result

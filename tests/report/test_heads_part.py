@@ -70,7 +70,7 @@ def distil(run: Path, told: dict[str, Any], *, split: str = "test", cached: bool
     if cached:
         summary["distillation"]["cache"] = {
             "folder": "/secret/cache", "bytes_per_picture": 40.13, "teacher_seconds_per_picture": 0.002,
-            "coding": {"num_classes": 10, "kept": 10, "temperature": None, "misplaced": 0.0},
+            "coding": {"num_classes": 10, "kept": 10, "temperature": None},
             "teacher_seconds_saved": 72.0, "damaged_records": 0,
         }  # fmt: skip
     (run / "summary.json").write_text(json.dumps(summary))
@@ -199,7 +199,8 @@ def test_runs_side_by_side(make_run: RunMaker, tmp_path: Path) -> None:
         ]
         for run in (plain, first, second)
     }
-    assert "points above run plain" in part
+    assert "points above the same model without a teacher" in part
+    assert "first above plain ; second above plain" in part
     for seed, run in ((4, first), (5, second)):
         told = made_up(360, seed)
         for name in ("cls", "dist"):
@@ -228,4 +229,17 @@ def test_gains_need_the_same_pictures(make_run: RunMaker, tmp_path: Path) -> Non
         assert TITLE in text
         assert "points above" not in text
     both = [taught, make_run("same", skill=1.0)]
-    assert "points above run same" in text_of(write_comparison(both, tmp_path / "page.html").read_text())
+    assert "taught above same" in text_of(write_comparison(both, tmp_path / "page.html").read_text())
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_gains_are_above_the_same_model(make_run: RunMaker, tmp_path: Path) -> None:
+    taught, same, other = distil(make_run("taught"), made_up(360, 4)), make_run("same"), make_run("other")
+    for run, name in ((taught, "deit"), (same, "deit"), (other, "convmixer")):
+        summary = json.loads((run / "summary.json").read_text())
+        summary["model"] = {"name": name, "arguments": {"dim": 8, "distilled": run is taught}}
+        (run / "summary.json").write_text(json.dumps(summary))
+    alone = text_of(write_comparison([other, taught], tmp_path / "page.html").read_text())
+    assert "points above" not in alone
+    text = text_of(write_comparison([other, taught, same], tmp_path / "page.html").read_text())
+    assert "taught above same" in text

@@ -6,24 +6,24 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.training.runs import StopAfter, digest, run
 
 from isopatch.api import configure, train
 from isopatch.data.open import open_data
 from isopatch.errors import UsageError
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
-from isopatch.training import checkpoint, loop, setup
+from isopatch.training import checkpoint, setup
+from isopatch.training.cache_header import read_header
 from isopatch.training.config import RunConfig
 from isopatch.training.guard import NonFinite
 from isopatch.training.runfolder import RunFolder
-from isopatch.training.stop import StopRequest
 from isopatch.training.teacher import Teacher
 from isopatch.training.teaching import Teaching
 
@@ -71,35 +71,6 @@ def config(teacher: str | None, model=CONVMIXER, **changes) -> RunConfig:
         "distill": distill,
     }
     return RunConfig.model_validate(base | changes)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop at the n-th time the loop looks."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self):
-        self.looks -= 1
-        if self.looks == 0:
-            self._signal = signal.SIGUSR1
-        return super().__bool__()
-
-
-def run(settings, splits, path, stop=None):
-    folder = RunFolder(path)
-    with folder.hold():
-        return loop.train_run(settings, splits, folder, StopRequest() if stop is None else stop, quiet=True)
-
-
-def digest(path: Path) -> str:
-    last = checkpoint.find_latest(path / "checkpoints")
-    total = hashlib.sha256((path / "best" / "model.safetensors").read_bytes())
-    for group in ("model", "optimizer"):
-        for name, tensor in sorted(last.tensors(group).items()):
-            total.update(name.encode() + tensor.numpy().tobytes())
-    return total.hexdigest()
 
 
 def told(path: Path) -> dict:
@@ -179,8 +150,8 @@ def test_a_resumed_run_tells_what_teaching_cost_from_its_beginning(splits, teach
     assert run(settings, splits, tmp_path / "parts").state == "finished"
     whole = told(tmp_path / "parts")
     assert (whole["pictures_asked"], whole["pictures_remembered"]) == (5 * 256, 5 * 256)
-    kept = json.loads((tmp_path / "cache" / "asked.json").read_text())
-    assert kept == {"pictures": 5 * 256, "seconds": whole["teacher_seconds"]}
+    (cost,) = (tmp_path / "cache").glob("asked-*.json")
+    assert json.loads(cost.read_text()) == {"pictures": 5 * 256, "seconds": whole["teacher_seconds"]}
 
 
 def test_a_teacher_that_changed_since_the_run_began_is_refused(splits, teacher, tmp_path) -> None:
@@ -222,7 +193,10 @@ def test_a_stored_cache_of_another_order_is_not_used(splits, teacher, tmp_path) 
     other = config(teacher, data_seed=9, distill=cache)
     with pytest.raises(UsageError, match="data_seed"):
         run(other, splits, tmp_path / "b")
-    header.write_text(header.read_text().replace('"data_seed": 0', '"data_seed": 9'))
+    forged = read_header(header.parent)
+    assert forged is not None
+    forged.fingerprint["data_seed"] = 9
+    header.write_text(json.dumps(forged.to_json()))
     run(other, splits, tmp_path / "b")
     run(config(teacher, data_seed=9), splits, tmp_path / "right")
     assert digest(tmp_path / "b") != digest(tmp_path / "right")
@@ -270,7 +244,8 @@ from torch.nn.parallel import DistributedDataParallel
 from isopatch import create_model
 from isopatch.training.config import ObjectiveConfig
 from isopatch.training.distill_config import DistillConfig
-from isopatch.training.objectives import distillation_loss, labels_loss
+from isopatch.training.objectives import distillation_loss, feature_distillation, labels_loss
+from isopatch.training.projector import TaughtStudent
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
@@ -298,6 +273,17 @@ for kind in ("none", "hard", "soft", "both"):
             both = [torch.empty_like(parameter.grad) for _ in range(2)]
             dist.all_gather(both, parameter.grad)
             assert torch.equal(*both)
+# Feature maps too: student and projection are one module then.
+model = create_model("deit", **sizes, distilled=True)
+taught = TaughtStudent(model, torch.nn.Conv2d(16, 3, kernel_size=1))
+parallel = DistributedDataParallel(taught)
+for _ in range(2):
+    heads, projected = parallel(x)
+    loss = distillation_loss(heads, targets, teacher, ObjectiveConfig(), DistillConfig(teacher="t"))
+    loss = loss + feature_distillation(projected, torch.randn(4, 3, 5, 5))
+    taught.zero_grad()
+    loss.backward()
+assert all(p.grad is not None for p in taught.parameters())
 # Control: a class head that learns nothing is what DDP complains about.
 model = DistributedDataParallel(create_model("deit", **sizes, distilled=True))
 try:

@@ -1,12 +1,12 @@
 """The loop: what is interrupted and resumed ends with the same bits; what is not finite stops."""
 
-import hashlib
 import json
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from tests.training.runs import StopAfter, digest, run
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.open import open_data
@@ -46,37 +46,6 @@ def config(model=CONVMIXER, **changes):
         "checkpoint": {"every_steps": 4},
     }
     return RunConfig.model_validate(base | changes)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop at the n-th time the loop looks."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self):
-        self.looks -= 1
-        if self.looks == 0:
-            self._signal = signal.SIGUSR1
-        return super().__bool__()
-
-
-def run(settings, splits, path, stop=None):
-    folder = RunFolder(path)
-    with folder.hold():
-        return loop.train_run(settings, splits, folder, StopRequest() if stop is None else stop, quiet=True)
-
-
-def digest(path):
-    """SHA-256 over the final weights and everything in the last checkpoint."""
-    last = checkpoint.find_latest(path / "checkpoints")
-    total = hashlib.sha256((path / "best" / "model.safetensors").read_bytes())
-    for group in ("model", "optimizer", "ema"):
-        if last.has(group):
-            for name, tensor in sorted(last.tensors(group).items()):
-                total.update(name.encode() + tensor.numpy().tobytes())
-    return last.step, total.hexdigest()
 
 
 CASES = {

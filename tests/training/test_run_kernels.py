@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from tests.training.runs import StopAfter, run
 
 from isopatch import api
 from isopatch.data.open import open_data
@@ -18,10 +19,7 @@ from isopatch.training.config import RunConfig
 from isopatch.training.ema import restore_in_place
 from isopatch.training.evaluate import evaluate
 from isopatch.training.hardware import Choices
-from isopatch.training.loop import train_run
 from isopatch.training.plan import plan_run
-from isopatch.training.runfolder import RunFolder
-from isopatch.training.stop import StopRequest
 
 MODEL = {"name": "convmixer", "dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2, "image_size": 8}
 
@@ -34,28 +32,6 @@ def splits():
 def config(**changes):
     base = {"model": MODEL, "batch_size": 256, "epochs": 2, "threads": 1, "ema": {"decay": 0.9}}
     return RunConfig.model_validate(base | changes)
-
-
-class StopAfter(StopRequest):
-    """Asks to stop at the n-th time the loop looks."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    def __bool__(self):
-        self.looks -= 1
-        return self.looks <= 0
-
-    @property
-    def exit_code(self):
-        return 75
-
-
-def run(settings, splits, path, stop=None):
-    folder = RunFolder(path)
-    with folder.hold():
-        return train_run(settings, splits, folder, StopRequest() if stop is None else stop, quiet=True)
 
 
 def tensors(path):

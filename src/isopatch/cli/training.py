@@ -106,8 +106,19 @@ def train(arguments: argparse.Namespace) -> int:
 
 
 def _continues_as_it_was(arguments: argparse.Namespace) -> bool:
-    """Whether the command names a run that exists and says nothing about its configuration."""
+    """Whether the command names a run that exists and says nothing about its configuration.
+
+    Raises UsageError where it says nothing, and the run in the folder ended before its settings were kept.
+    """
     asked = ("data", "model", "recipe", "config", "weights", "seed", "epochs", "bad", "teacher", *MACHINE)
     if arguments.resume is None or arguments.settings or any(getattr(arguments, key) for key in asked):
         return False
+    begun = (
+        arguments.resume == "auto" and arguments.out is not None and Path(arguments.out, ".lock").is_file()
+    )
+    if begun and _run_to_continue(arguments) is None:
+        raise UsageError(
+            f"{arguments.out}: the run in it ended before it had begun, and its settings were not kept; "
+            f"repeat the whole command, with --resume auto"
+        )
     return arguments.resume != "auto" or _run_to_continue(arguments) is not None

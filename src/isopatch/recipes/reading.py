@@ -68,12 +68,14 @@ def parse_size(value: Any) -> Any:
 
 
 def parse_overrides(overrides: list[tuple[str, str]]) -> tuple[list[Setting], list[str]]:
-    """Return the settings that ("a.b", "text") pairs mean, and a problem for each key given twice."""
+    """Return the settings that ("a.b", "text") pairs mean; a problem for each empty or repeated one."""
     settings: dict[str, Setting] = {}
     problems = []
     for key, text in overrides:
         if key in settings and settings[key].text != text:
             problems.append(f"{key}: given twice, as {settings[key].text} and as {text}; keep one")
+        if not text.strip():
+            problems.append(f"{key}: an empty value; leave the option out, or give null for none")
         settings[key] = Setting(tuple(key.split(".")), parse_value(text), text)
     return list(settings.values()), problems
 

@@ -43,13 +43,12 @@ class GainCell:
 
 @dataclass(frozen=True)
 class Gains:
-    """Recall above that of the first run without a teacher, `baseline`.
+    """Recall above that of the same model without a teacher.
 
-    runs: (name, colour) of the columns; rows: (class, a cell per run).
+    runs: (name, colour, name of the run without) of the columns; rows: (class, a cell per run).
     """
 
-    baseline: str
-    runs: list[tuple[str, str]]
+    runs: list[tuple[str, str, str]]
     rows: list[tuple[str, list[GainCell]]]
     note: str
 
@@ -114,42 +113,60 @@ def _cells(told: dict[str, Any], top1: object) -> tuple[str, ...]:
 
 
 def _gains(runs: Sequence[RunFiles], names: Sequence[str], split: str) -> Gains | None:
-    """Compare the classes of each distilled run with the first undistilled run on the same pictures."""
+    """Compare each distilled run, class by class, with the same model without a teacher."""
     recalls = [_recalls(run, split) for run in runs]
-    first = next((i for i, run in enumerate(runs) if not is_distilled(run) and recalls[i]), None)
-    if first is None:
-        return None
-    base, pictures = recalls[first], _pictures(runs[first], recalls[first])
-    taught = [
-        index
+    alone = [i for i, run in enumerate(runs) if not is_distilled(run) and recalls[i]]
+    before = {
+        index: next((i for i in alone if _comparable(run, recalls[index], runs[i], recalls[i])), None)
         for index, run in enumerate(runs)
-        if is_distilled(run) and _pictures(run, recalls[index]) == pictures
-    ]
-    if not taught:
+        if is_distilled(run) and recalls[index]
+    }
+    pairs = [(index, base) for index, base in before.items() if base is not None]
+    if not pairs:
         return None
-    table = {name: [recalls[i][name][0] - recall for i in taught] for name, (recall, _) in base.items()}
+    classes = [name for name in recalls[pairs[0][0]] if all(name in recalls[index] for index, _ in pairs)]
+    table = {name: [recalls[i][name][0] - recalls[b][name][0] for i, b in pairs] for name in classes}
     order = sorted(table, key=lambda name: -sum(table[name]))
     shown = order if len(order) <= MAX_CLASSES else order[: MAX_CLASSES // 2] + order[-MAX_CLASSES // 2 :]
     largest = max((abs(gain) for name in shown for gain in table[name]), default=0.0) or 1.0
 
-    def cell(index: int, name: str, gain: float) -> GainCell:
+    def cell(pair: tuple[int, int], name: str, gain: float) -> GainCell:
+        index, base = pair
         recall, support = recalls[index][name]
-        before = percent(base[name][0], 1)
-        title = f"{names[index]}: {percent(recall, 1)} of {support:,} {name}, {before} without a teacher"
+        earlier = percent(recalls[base][name][0], 1)
+        title = f"{names[index]}: {percent(recall, 1)} of {support:,} {name}, {earlier} in {names[base]}"
         return GainCell(signed_points(gain), round(abs(gain) / largest, 3), gain > 0, title)
 
     note = "Blue: found more often with a teacher. Sorted by the sum over the runs."
     if len(shown) < len(order):
         note += f" The {len(shown)} of {len(order):,} classes at both ends."
+    lonely = [names[index] for index, base in before.items() if base is None]
+    if lonely:
+        note += f" No run here is {', '.join(lonely)} without a teacher."
     return Gains(
-        names[first],
-        [(names[index], SERIES[index % len(SERIES)]) for index in taught],
+        [(names[i], SERIES[i % len(SERIES)], names[base]) for i, base in pairs],
         [
-            (name, [cell(index, name, gain) for index, gain in zip(taught, table[name], strict=True)])
+            (name, [cell(pair, name, gain) for pair, gain in zip(pairs, table[name], strict=True)])
             for name in shown
         ],
         note,
     )
+
+
+def _comparable(
+    run: RunFiles,
+    recalls: dict[str, tuple[float, int]],
+    other: RunFiles,
+    others: dict[str, tuple[float, int]],
+) -> bool:
+    """Whether two runs are one model, the distillation token apart, evaluated on the same pictures."""
+    return _pictures(run, recalls) == _pictures(other, others) and _model(run) == _model(other)
+
+
+def _model(run: RunFiles) -> object:
+    model = section(run.summary, "model")
+    arguments = section(model, "arguments")
+    return model.get("name"), {key: value for key, value in arguments.items() if key != "distilled"}
 
 
 def _recalls(run: RunFiles, split: str) -> dict[str, tuple[float, int]]:

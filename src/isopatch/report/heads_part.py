@@ -231,7 +231,7 @@ def _cost(summary: dict[str, Any]) -> list[tuple[str, str]]:
             ("bytes per picture", decimal(cache.get("bytes_per_picture"), 1)),
         ]
         if coding.get("temperature") is not None:
-            rows.append(("probability misplaced", percent(coding.get("misplaced"))))
+            rows.append(("loss moved by that, at most", percent(cache.get("tolerance"))))
         if number(cache.get("damaged_records")):
             rows.append(("damaged records, asked again", count(cache.get("damaged_records"))))
     return rows

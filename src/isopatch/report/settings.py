@@ -56,13 +56,21 @@ def compare_with_defaults(config: Mapping[str, Any]) -> list[Setting]:
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return (key, value per run) for the settings that are not the same in all runs."""
-    flats = [flatten(config) for config in configs]
+    flats = [_with_an_effect(flatten(config)) for config in configs]
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
     return [
         (key, [plain(flat[key]) if key in flat else "not set" for flat in flats])
         for key in keys
         if any(key not in flat or not _same(flat[key], flats[0].get(key)) for flat in flats)
     ]
+
+
+def _with_an_effect(flat: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a teacher gives a meaning, where there is none."""
+    if flat.get("distill.teacher"):
+        return flat
+    kept = ("distill.teacher", "distill.views")
+    return {key: value for key, value in flat.items() if not key.startswith("distill.") or key in kept}
 
 
 def _same(first: Any, second: Any) -> bool:

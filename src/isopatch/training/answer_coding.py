@@ -20,13 +20,11 @@ class AnswerCoding:
 
     kept: how many per picture. temperature: the softening under which the rest, told as one number, keeps its
     share of the probability; None: all K are kept, in float32, and nothing is lost.
-    misplaced: mean share of the softened probability that the coding moved, on the answers it was chosen on.
     """
 
     num_classes: int
     kept: int
     temperature: float | None
-    misplaced: float
 
     def size(self, pictures: int) -> int:
         """Bytes of the answers about so many pictures."""
@@ -73,44 +71,55 @@ class AnswerCoding:
         """Rebuild what `to_json` gave."""
         return cls(**values)
 
+    def loss_moved(self, logits: Tensor) -> float:
+        """How far this coding of answers (B, K) moves the soft loss, as a share of a blind student's loss.
+
+        The loss is tau^2 KL(teacher || student) at the coding's temperature, a mean over B; the blind student
+        gives every class the same probability. The larger of its own error and of that of a student who
+        equals the teacher. On all students between them (the teacher's answers, softened further) the error
+        is no larger: it is linear in log q, which is t times the teacher's up to a constant, t in [0, 1].
+        """
+        if self.temperature is None:
+            return 0.0
+        decoded = self.decode(self.encode(logits), len(logits))
+        before, after = ((t.double() / self.temperature).log_softmax(dim=-1) for t in (logits, decoded))
+        entropy, entropy_after = (-(t.exp() * t).sum(dim=-1) for t in (before, after))
+        blind = (entropy - entropy_after).mean().abs()
+        equal = (after.exp() * (after - before)).sum(dim=-1).mean()
+        whole = (np.log(self.num_classes) - entropy).mean().clamp(min=1e-9)
+        return float(torch.maximum(blind, equal) / whole)
+
     def __str__(self) -> str:
         """In words."""
         if self.temperature is None:
             return f"all {self.num_classes} logits in float32"
-        return (
-            f"the {self.kept} largest of {self.num_classes} logits in float16; {self.misplaced:.2%} of the "
-            f"probability is misplaced at temperature {self.temperature:g}"
-        )
+        return f"the {self.kept} largest of {self.num_classes} logits in float16"
 
     @property
     def _index_type(self) -> np.dtype[Any]:
         return np.dtype("<u2" if self.num_classes <= 65536 else "<u4")
 
 
+def exact_coding(num_classes: int) -> AnswerCoding:
+    """Every logit, as it is."""
+    return AnswerCoding(num_classes, num_classes, None)
+
+
 def choose_coding(logits: Tensor, *, temperature: float, top_k: int | None, tolerance: float) -> AnswerCoding:
     """Return the smallest coding of answers like `logits` (B, K).
 
-    top_k: keep so many. None: all where there are few classes, else the first of 4, 8, 16, ... that misplaces
-    at most `tolerance` of the softened probability (total variation, mean over B).
+    top_k: keep so many. None: all where there are few classes, else the first of 4, 8, 16, ... that moves the
+    soft loss by at most `tolerance` (`AnswerCoding.loss_moved`).
     """
     classes = logits.shape[1]
-    exact = AnswerCoding(classes, classes, None, 0.0)
     if top_k is None and classes <= EXACT_CLASSES:
-        return exact
+        return exact_coding(classes)
     if top_k is not None:
-        return exact if top_k >= classes else _measured(logits, top_k, temperature)
+        return exact_coding(classes) if top_k >= classes else AnswerCoding(classes, top_k, temperature)
     kept = FEWEST_KEPT
     while 2 * kept < classes:  # beyond, all of them in full are hardly larger
-        coding = _measured(logits, kept, temperature)
-        if coding.misplaced <= tolerance:
+        coding = AnswerCoding(classes, kept, temperature)
+        if coding.loss_moved(logits) <= tolerance:
             return coding
         kept *= 2
-    return exact
-
-
-def _measured(logits: Tensor, kept: int, temperature: float) -> AnswerCoding:
-    coding = AnswerCoding(logits.shape[1], kept, temperature, 0.0)
-    decoded = coding.decode(coding.encode(logits), len(logits))
-    before, after = ((t.float() / temperature).softmax(dim=-1) for t in (logits, decoded))
-    misplaced = float((before - after).abs().sum(dim=-1).mean()) / 2
-    return AnswerCoding(logits.shape[1], kept, temperature, misplaced)
+    return exact_coding(classes)

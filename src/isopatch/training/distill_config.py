@@ -69,7 +69,7 @@ class DistillConfig(Node):
         None, description="logits kept per picture; None: as many as cache_tolerance asks for"
     )
     cache_tolerance: Fraction = Field(
-        0.01, description="share of the teacher's probability that the kept logits may misplace"
+        0.01, description="how far the kept logits may move the soft loss, as a share of a blind student's"
     )
     views: Positive | None = Field(
         None, description="epochs after which order, augmentation and mixing repeat; None: never"

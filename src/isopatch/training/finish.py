@@ -148,6 +148,8 @@ def finish(trainer: Trainer, folder: RunFolder, stop: StopRequest) -> dict[str, 
         log.info("test, moving average of the weights: top-1 %.2f %%", 100 * average["top1"])
     summary = summarise(trainer, folder, final)
     folder.write_json("summary.json", summary)
+    if trainer.teaching is not None:
+        log.info("%s", trainer.teaching)
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from isopatch.data.loader import TrainLoader
 from isopatch.data.source import DataSplits
-from isopatch.errors import EXIT_DONE
+from isopatch.errors import EXIT_DONE, IsopatchError
 from isopatch.training import checkpoint as checkpoints
 from isopatch.training import guard, setup
 from isopatch.training.config import RunConfig
@@ -77,6 +77,10 @@ def train_run(
     announce(trainer)
     try:
         return _run(trainer, folder, stop, resumed=latest is not None, quiet=quiet)
+    except BrokenPipeError as error:
+        gone = IsopatchError("nobody reads the output any more (broken pipe); --resume auto goes on")
+        folder.record_failure(gone, step=trainer.step)
+        raise gone from error
     except OSError as error:
         failure = checkpoints.disk_error(error, folder.path)
         folder.record_failure(failure, step=trainer.step)

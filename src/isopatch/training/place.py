@@ -8,7 +8,7 @@ from pathlib import Path
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.training.config import RunConfig
 from isopatch.training.runfolder import RunFolder, next_run_path, require_run, stored_config
-from isopatch.training.setup import config_differences
+from isopatch.training.setup import PLACES, config_differences
 from isopatch.training.teacher import named_file, split_sources
 
 RUNS = Path("runs")
@@ -50,6 +50,8 @@ def run_folder(
     folder = RunFolder(Path(out))
     if config is None:
         require_run(folder.path)
+    else:
+        _require_apart(folder.path, config)
     if overwrite:
         folder.require_only_a_run()
     elif folder.has_run() and resume is None:
@@ -64,6 +66,19 @@ def run_folder(
     return folder
 
 
+def _require_apart(folder: Path, config: RunConfig) -> None:
+    """Refuse a run whose teacher or first weights lie in its own folder: it would replace them."""
+    taught = config.distill.teacher
+    sources = [("distill.teacher", named_file(source)[1]) for source in split_sources(taught or "none")]
+    sources += [("weights", config.weights)] if config.weights is not None else []
+    for key, source in sources:
+        path = Path(source)
+        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{key}: {source} lies in {folder}, the folder of this run itself; choose another --out"
+            )
+
+
 def agreed_config(folder: RunFolder, config: RunConfig | None) -> RunConfig:
     """Return the configuration to go on with; one that would change the run in the folder is refused.
 
@@ -75,7 +90,11 @@ def agreed_config(folder: RunFolder, config: RunConfig | None) -> RunConfig:
     stored = stored_config(folder.path)
     if config is None:
         return stored
-    differences = config_differences(stored.model_dump(mode="json"), config.model_dump(mode="json"))
+    finished = (folder.read_json("status.json") or {}).get("state") == "finished"
+    moved = () if finished else PLACES  # a finished run opens neither, so nothing would tell them apart
+    differences = config_differences(
+        stored.model_dump(mode="json"), config.model_dump(mode="json"), moved=moved
+    )
     if differences:
         raise UsageError(
             f"the run in {folder.path} was started differently: {'; '.join(differences[:5])}; resume without "

@@ -45,6 +45,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
             seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
     busy = busy_note(trainer.choices.threads)
+    taught = [] if trainer.teaching is None else ["asking the teacher at every step is in these figures"]
     per_step = statistics.median(seconds[WARMUP_STEPS:] or seconds)
     weights = BYTES_PER_PARAMETER[config.optimizer.name] * trainer.parameters
     return {
@@ -64,5 +65,5 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
         "images_per_second": config.batch_size / per_step,
         "measured_steps": len(seconds[WARMUP_STEPS:] or seconds),
         "minutes_to_finish": per_step * trainer.total_steps / 60,
-        "notes": [*splits.notes, *([busy] if busy else [])],
+        "notes": [*splits.notes, *([busy] if busy else []), *taught],
     }

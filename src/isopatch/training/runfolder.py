@@ -36,6 +36,10 @@ _OWN = re.compile(
 _OWN_CHECKPOINT = re.compile(r"step-\d+(\.damaged)?|last|\..+\.tmp-.+")
 
 
+class Busy(UsageError):
+    """Another process holds the run folder."""
+
+
 class RunFolder:
     """Paths and writers of one run. Open it with `hold`, which takes the lock."""
 
@@ -96,7 +100,7 @@ class RunFolder:
             except OSError:
                 if attempt < 19:
                     time.sleep(0.05)
-        raise UsageError(
+        raise Busy(
             f"another process is using the run folder {self.path}; wait for it to end or choose another --out"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,8 @@ log = logging.getLogger("isopatch")
 # Keys that change nothing about the weights a run ends with: they may differ between start and resume.
 # Where the data lies is one of them: its fingerprint decides whether it is the same.
 HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
+# Where something lies that is known by what it holds (`Teaching.restore`, the cache's header).
+PLACES = ("distill.teacher", "distill.cache")
 
 
 @dataclass
@@ -134,20 +137,14 @@ def prepare(config: RunConfig, splits: DataSplits, *, resume: Checkpoint | None 
         repeats=config.augment.repeats,
         views=config.distill.views,
     )
-    teaching = open_teaching(
-        config,
-        choices,
-        model,
-        splits.classes,
-        data_fingerprint=splits.train.fingerprint,
-        steps_per_epoch=sampler.steps_per_epoch,
-    )
     limit = config.data.memory_limit_mb
+    # What is kept has its full size: a run that decodes smaller must not depend on the memory there is.
+    train = keep_in_memory(splits.train, limit_mb=0 if config.data.decode_short_side else limit)
+    teaching = open_teaching(config, choices, model, train, steps_per_epoch=sampler.steps_per_epoch)
     return Trainer(
         config=config,
         choices=choices,
-        # What is kept has its full size: a run that decodes smaller must not depend on the memory there is.
-        train=keep_in_memory(splits.train, limit_mb=0 if config.data.decode_short_side else limit),
+        train=train,
         val=None if splits.val is None else keep_in_memory(splits.val, limit_mb=limit),
         splits=splits,
         model=model,
@@ -235,7 +232,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     state = checkpoint.document("state")
     # Validated: a run begun before a setting existed has its default.
     started = RunConfig.model_validate(state["config"]).model_dump(mode="json")
-    differences = config_differences(started, trainer.config.model_dump(mode="json"))
+    now = trainer.config.model_dump(mode="json")
+    differences = config_differences(started, now, moved=PLACES)  # what lies there is compared below
     if differences:
         raise UsageError(
             f"the run in {checkpoint.folder.parent.parent} was started differently: "
@@ -315,16 +313,21 @@ def data_pixels(trainer: Trainer) -> dict[str, str | None]:
     return {role: s.digest() if isinstance(s, KeptSource) else None for role, s in sources.items()}
 
 
-def config_differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `key: before -> now` for settings that change the result."""
+def config_differences(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = "", *, moved: Collection[str] = ()
+) -> list[str]:
+    """Lines `key was before, now ...` for settings that change the result.
+
+    moved: keys of places that may differ where both are given, because what lies there is looked at.
+    """
     lines = []
     for key in sorted(before.keys() | now.keys()):
         path = f"{prefix}{key}"
         old, new = before.get(key), now.get(key)
-        if path in HARMLESS or old == new:
+        if path in HARMLESS or old == new or (path in moved and None not in (old, new)):
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            lines += config_differences(old, new, f"{path}.")
+            lines += config_differences(old, new, f"{path}.", moved=moved)
         else:
             lines.append(f"{path} was {old!r}, now {new!r}")
     return lines

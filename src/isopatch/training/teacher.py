@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isopatch.errors import UsageError
+from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.contract import InputContract
 from isopatch.image.names import printable
 from isopatch.models.load import load
 from isopatch.models.spec import resolve
 from isopatch.nn.classifier import Classifier
 from isopatch.training.evaluate import autocast
+from isopatch.training.runfolder import RunFolder
 
 log = logging.getLogger("isopatch")
 
@@ -108,13 +109,39 @@ def open_members(sources: str, classes: Sequence[str], *, setting: str = "distil
     """Open the models of `open_teacher`; setting: what gave the sources, for messages."""
     members = []
     for source in split_sources(sources, setting=setting):
-        name, where = named_file(source)
         try:
+            name, where = named_file(source)
+            _require_finished(Path(where))
             model = load(where, name=name)
-        except UsageError as error:
-            raise UsageError(f"{setting}: {error}") from None
+        except IsopatchError as error:
+            raise UsageError(f"{setting}: {error}{_advice(source)}") from None
         members.append(Member(model, _columns(model, classes, source, setting), source))
     return members
+
+
+def _require_finished(folder: Path) -> None:
+    """Refuse a run that stopped on the way: what it holds by chance was trained for a step or for a week."""
+    status = RunFolder(folder).read_json("status.json") if (folder / "status.json").is_file() else None
+    if status is not None and status.get("state") != "finished":
+        raise UsageError(
+            f"{folder} stopped at step {status.get('step')} of {status.get('total_steps')}: finish it "
+            f"(isopatch train --resume {folder}), or give the checkpoint that is meant "
+            f"({folder / 'checkpoints' / 'last'})"
+        )
+
+
+def _advice(source: str) -> str:
+    """What else helps where a bare file could not be opened."""
+    name, equals, file = source.partition("=")
+    path = Path(file if equals else source)
+    if not path.is_file():
+        return ""
+    if not equals:
+        return f"; a file that does not say which model it holds is given as NAME=FILE: NAME={source}"
+    return (
+        f"; a model with other arguments is converted first: isopatch convert {file} DIR --to isopatch "
+        f"--model {name} --model.ARGUMENT VALUE, then DIR is the teacher"
+    )
 
 
 def _chosen(logits: Tensor, member: Member) -> Tensor:
@@ -129,7 +156,9 @@ def mean_of(outputs: Sequence[Tensor]) -> Tensor:
 
 
 def split_sources(sources: str, *, setting: str = "distill.teacher") -> list[str]:
-    """Take "a,b" apart; an empty part raises UsageError."""
+    """Take "a,b" apart; an empty part raises UsageError. What exists as it is written is one source."""
+    if Path(sources).exists() or Path(sources.partition("=")[2] or ".").is_file():
+        return [sources]
     parts = [part.strip() for part in sources.split(",")]
     if not all(parts):
         raise UsageError(f"{setting} '{sources}': a source is missing beside a comma")
@@ -181,6 +210,12 @@ def _columns(model: Classifier, classes: Sequence[str], source: str, setting: st
         return None
     if tuple(own) == tuple(classes):
         return None
+    twice = sorted({name for name in classes if own.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"{setting}: {source} has {own.count(twice[0])} classes named {printable(twice[0])}, and nothing "
+            f"tells which is the data's; give a teacher whose class names differ"
+        )
     place = {name: index for index, name in enumerate(own)}
     unknown = [printable(name) for name in classes if name not in place]
     if unknown:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from isopatch.data.memory import KeptSource
 from isopatch.data.seeding import derive_seed
+from isopatch.data.source import ImageSource, state_of
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
 from isopatch.nn.classifier import Classifier
+from isopatch.training.cache_header import Pictures
 from isopatch.training.config import RunConfig
 from isopatch.training.distill_config import DistillConfig
 from isopatch.training.hardware import Choices
@@ -37,6 +42,7 @@ class Teaching:
         self.cache = cache
         self.projector = projector
         self._accumulate = accumulate
+        self._run = uuid.uuid4().hex[:12]  # whose costs these are, in the cache
         self.asked = 0
         self.remembered = 0
         self.seconds = 0.0
@@ -53,26 +59,31 @@ class Teaching:
             if remembered is not None:
                 self.remembered += len(images)
                 return remembered.to(images.device)
-        started = time.monotonic()
-        logits = self.teacher.logits(images)
-        self.seconds += time.monotonic() - started
-        self.asked += len(images)
+        with self._timed(images):
+            logits = self.teacher.logits(images)
         if self.cache is None or not bool(torch.isfinite(logits).all()):
             return logits
         return self.cache.write(place, logits.cpu()).to(images.device)
 
     def logits_and_map(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the teacher's logits (B, K) and feature map (B, C, h, w); never from the cache."""
+        with self._timed(images):
+            return self.teacher.logits_and_map(images)
+
+    @contextlib.contextmanager
+    def _timed(self, images: Tensor) -> Iterator[None]:
+        """Count the pictures and the seconds; a GPU works on behind our back unless it is waited for."""
+        _wait(images.device)
         started = time.monotonic()
-        answer = self.teacher.logits_and_map(images)
+        yield
+        _wait(images.device)
         self.seconds += time.monotonic() - started
         self.asked += len(images)
-        return answer
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, beside the projector: who teaches, and what that cost so far."""
         counts = {"asked": self.asked, "remembered": self.remembered, "seconds": self.seconds}
-        return {"teacher": self.teacher.digest, **counts}
+        return {"teacher": self.teacher.digest, "run": self._run, **counts}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned; another teacher raises UsageError."""
@@ -83,6 +94,12 @@ class Teaching:
                 f"classes); restore it, or start afresh with another --out"
             )
         self.asked, self.remembered, self.seconds = (state[k] for k in ("asked", "remembered", "seconds"))
+        self._run = state.get("run", self._run)  # absent from a run begun before it was kept
+
+    def __str__(self) -> str:
+        """What teaching cost, in words."""
+        asked = f"the teacher was asked about {self.asked:,} pictures in {self.seconds:,.1f} s"
+        return f"{asked}, the cache answered for {self.remembered:,}" if self.cache is not None else asked
 
     def to_json(self) -> dict[str, Any]:
         """What teaching cost and what the cache saved, for summary.json."""
@@ -93,7 +110,7 @@ class Teaching:
         }
         if self.cache is not None:
             told["cache"] = self.cache.report(
-                remembered=self.remembered, asked=self.asked, seconds=self.seconds
+                self._run, remembered=self.remembered, asked=self.asked, seconds=self.seconds
             )
         return told
 
@@ -102,12 +119,11 @@ def open_teaching(
     config: RunConfig,
     choices: Choices,
     model: Classifier,
-    classes: Sequence[str],
+    train: ImageSource,
     *,
-    data_fingerprint: str,
     steps_per_epoch: int,
 ) -> Teaching | None:
-    """Return what `config.distill` asks for, or None without a teacher.
+    """Return what `config.distill` asks for, or None without a teacher. train: the training pictures.
 
     Raises UsageError where the teacher cannot teach these classes, the student has not the token that is
     asked for, or the cache is of something else.
@@ -117,6 +133,7 @@ def open_teaching(
         return None
     require_heads(model, distill)
     student: InputContract = model.spec.input
+    classes = train.classes
     # Whatever `kernels` says, the teacher stays plain: runs of several machines may fill and read one cache,
     # and kernels would change the last bits of its answers.
     teacher = open_teacher(
@@ -130,7 +147,8 @@ def open_teaching(
             classes=classes,
             student=student,
             precision=choices.precision,
-            data_fingerprint=data_fingerprint,
+            data_fingerprint=train.fingerprint,
+            pictures=Pictures(train.digest() if isinstance(train, KeptSource) else None, state_of(train)),
             steps_per_epoch=steps_per_epoch,
         )
     projector = None
@@ -155,8 +173,20 @@ def require_heads(model: Classifier, distill: DistillConfig) -> None:
             f"distill.token false: {name} has a distillation token, whose head would learn nothing; choose "
             f"the model without it"
         )
-    if has_token and distill.weights.label == 0:
+    weights = distill.weights
+    if weights.label == 0 and has_token:
         raise UsageError(
             f"distill.label_weight 0: the class head of {name} learns from the labels alone; choose a model "
             f"without a distillation token"
         )
+    if weights.hard + weights.soft == 0 and (has_token or weights.label == 0):
+        head = "distillation head" if has_token else "head"
+        raise UsageError(
+            f"distill.feature_weight alone: the {head} of {name} would learn nothing; give "
+            + ("distill.hard_weight or soft_weight" if has_token else "distill.label_weight, too")
+        )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
