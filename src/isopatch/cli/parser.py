@@ -17,6 +17,7 @@ from isopatch.cli.options import (
     add_data_bench,
     add_max_pixels,
     add_pack,
+    add_probes,
     count,
 )
 from isopatch.errors import UsageError, nearest
@@ -180,6 +181,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--plot", metavar="FILE", help="with --sizes: .png; default sizes-SPLIT.png in the run, or here"
     )
+    add_probes(evaluate)
     _add_inference(evaluate, batch_size=256)
 
     predict = verb("predict")
