@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from isopatch.cli import probing
+from isopatch.cli import probing, robustness
 from isopatch.cli.emit import emit
 from isopatch.cli.models import image_size, model_arguments
 from isopatch.errors import EXIT_DONE, GateFailed, IsopatchError, UsageError
@@ -21,6 +21,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     chosen = _kind(arguments)
     if chosen == "probe":
         return probing.probe(arguments)
+    if chosen == "suite":
+        return robustness.robustness(arguments)
     if chosen == "sizes":
         return evaluate_sizes(arguments)
     from isopatch import api
@@ -51,6 +53,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 # options of one evaluation that it has no use for.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "probe": (probing.OPTIONS, ("min_acc", "teacher", "baseline")),
+    "suite": (robustness.OPTIONS, ("min_acc", "teacher", "baseline")),
     "sizes": (("position_resize", "plot"), ()),
 }
 

@@ -108,3 +108,19 @@ def add_probes(evaluate: argparse.ArgumentParser) -> None:
     group.add_argument("--probe-seeds", type=count(1), metavar="N", help="draws of the shots; default 3")
     group.add_argument("--probe-k", metavar="N,N,...", help="of knn; default 1,10,20,100,200")
     group.add_argument("--probe-cache", metavar="DIR", help="keeps the features; default probes/ in the run")
+
+
+def add_suite(evaluate: argparse.ArgumentParser) -> None:
+    """Options of `isopatch eval --suite`."""
+    group = evaluate.add_argument_group("suites: several measurements and a page")
+    group.add_argument(
+        "--suite", choices=("robustness",), help="damaged pictures, shuffled tiles, calibration, weak classes"
+    )
+    group.add_argument(
+        "--suite-pictures", type=count(0), metavar="N", help="to damage; default 2000, 0 takes all"
+    )
+    group.add_argument("--corruptions", metavar="NAME,...", help="kinds of damage; default all nine")
+    group.add_argument("--suite-seed", type=count(0), metavar="N", help="of sample and damage; default 0")
+    group.add_argument(
+        "--out", metavar="DIR", help="for the page; default robustness-SPLIT in the run, or here"
+    )

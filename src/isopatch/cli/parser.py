@@ -18,6 +18,7 @@ from isopatch.cli.options import (
     add_max_pixels,
     add_pack,
     add_probes,
+    add_suite,
     count,
 )
 from isopatch.errors import UsageError, nearest
@@ -182,6 +183,7 @@ def build_parser() -> Parser:
         "--plot", metavar="FILE", help="with --sizes: .png; default sizes-SPLIT.png in the run, or here"
     )
     add_probes(evaluate)
+    add_suite(evaluate)
     _add_inference(evaluate, batch_size=256)
 
     predict = verb("predict")
