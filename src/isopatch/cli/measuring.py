@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from isopatch.cli import probing, robustness
+from isopatch.cli import label_sets, probing, robustness
 from isopatch.cli.emit import emit
 from isopatch.cli.models import image_size, model_arguments
 from isopatch.errors import EXIT_DONE, GateFailed, IsopatchError, UsageError
@@ -21,6 +21,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     chosen = _kind(arguments)
     if chosen == "probe":
         return probing.probe(arguments)
+    if chosen in ("labels", "class_subset"):
+        return label_sets.evaluate(arguments)
     if chosen == "suite":
         return robustness.robustness(arguments)
     if chosen == "sizes":
@@ -54,6 +56,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "probe": (probing.OPTIONS, ("min_acc", "teacher", "baseline")),
     "suite": (robustness.OPTIONS, ("min_acc", "teacher", "baseline")),
+    "labels": ((), ("teacher", "baseline")),
+    "class_subset": ((), ("teacher", "baseline")),
     "sizes": (("position_resize", "plot"), ()),
 }
 

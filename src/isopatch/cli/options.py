@@ -124,3 +124,16 @@ def add_suite(evaluate: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out", metavar="DIR", help="for the page; default robustness-SPLIT in the run, or here"
     )
+
+
+def add_labels(evaluate: argparse.ArgumentParser) -> None:
+    """Options of `isopatch eval` for ImageNet's other labels and test sets."""
+    evaluate.add_argument(
+        "--labels", metavar="FILE", help="JSON with several right answers a picture, as ReaL's real.json"
+    )
+    evaluate.add_argument(
+        "--class-subset",
+        action="store_const",
+        const=True,
+        help="only among the classes DATA has folders for: ImageNet-A, -R, -V2",
+    )

@@ -15,6 +15,7 @@ from isopatch.cli.options import (
     KERNELS,
     add_bench,
     add_data_bench,
+    add_labels,
     add_max_pixels,
     add_pack,
     add_probes,
@@ -182,6 +183,7 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--plot", metavar="FILE", help="with --sizes: .png; default sizes-SPLIT.png in the run, or here"
     )
+    add_labels(evaluate)
     add_probes(evaluate)
     add_suite(evaluate)
     _add_inference(evaluate, batch_size=256)

@@ -1,14 +1,14 @@
 """Nine ways to damage a picture, in five levels each: isopatch's own set.
 
-It is not ImageNet-C (Hendrycks and Dietterich 2019): kinds, strengths and code are others, so figures must not
-be compared with published ones. A picture is damaged as it is decoded, at its own size and before the input
-contract resizes it, so two models with different input sizes see the same damaged pictures. Lengths are shares
-of the picture's shorter side, and noise has the grain of a picture of at most 224 pixels, so a level means
-about the same for a scan of 32 pixels and a photograph of 3,000.
+It is not ImageNet-C (Hendrycks and Dietterich 2019): kinds, strengths and code are others, so figures must
+not be compared with published ones. A picture is damaged as it is decoded, at its own size and before the
+input contract resizes it, so two models with different input sizes see the same damaged pictures. Lengths are
+shares of the picture's shorter side, and noise has the grain of a picture of at most 224 pixels, so a level
+means about the same for a scan of 32 pixels and a photograph of 3,000.
 
-H, W the picture's height and width; pixels are uint8 (H, W, 3). Level 0 is the picture itself. What is random
-(where, which way, which noise) depends on (seed, kind, index of the picture) and not on the level, so that the
-levels of a kind are one damage that grows.
+H, W the picture's height and width; pixels are uint8 (H, W, 3). Level 0 is the picture itself. What is
+random (where, which way, which noise) depends on (seed, kind, index of the picture) and not on the level, so
+that the levels of a kind are one damage that grows.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def row_of(logits: Logits, labels: Labels, before: NDArray[np.bool_] | None = No
 
 
 def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the 95 % interval of how much smaller the share right is after than before, on the same pictures.
+    """Return the 95 % interval of the loss of the share right, of the same pictures before and after.
 
     Wald's interval with half a picture added to each of the four cells (Agresti and Min 2005), which keeps
     its coverage where few pictures change.
