@@ -54,7 +54,7 @@ def robustness(
     """Run the robustness suite on whatever `load` opens; write a page, a plot and JSON into a folder.
 
     pictures, seed: see `isopatch.robustness.suite.run_suite`. kinds: of `isopatch.robustness.corruptions`.
-    out: the folder; default robustness-SPLIT in the run's folder, NAME-robustness-SPLIT here for other weights.
+    out: the folder; default robustness-SPLIT in the run, for other weights NAME-robustness-SPLIT here.
     The other arguments are those of `evaluate_checkpoint`, and classes are matched by name as there.
     Returns what the JSON holds: checkpoint, model, data, split, device, precision, kernels, threads, what
     `run_suite` measured, and files (page, plot, json). Raises UsageError.

@@ -45,7 +45,7 @@ def labels_text(document: Mapping[str, Any]) -> str:
             f"{document['model']} on {document['split']}, labels of {document['labels']}",
             f"top-1 {_share(document, document['num_counted'])}: the prediction is among the right answers "
             f"({document['labels_per_picture']:.2f} a picture)",
-            f"left out: {document['left_out']:,} of {document['num_images']:,} pictures, without a right answer",
+            f"left out: {document['left_out']:,} of {document['num_images']:,} pictures, no answer is right",
             f"by the data's own labels: {_share(document['original'], document['num_images'])}",
         ]
     )
@@ -59,8 +59,8 @@ def subset_text(document: Mapping[str, Any]) -> str:
             f"{document['model']} on {document['split']}: {document['classes']:,} of {document['outputs']:,} "
             f"classes ({document['matched']})",
             f"top-1 among them: {_share(document, number)}",
-            f"among all: {_share(document['unrestricted'], number)}; {100 * document['outside']:.2f} % of the "
-            f"pictures are taken for a class outside",
+            f"among all: {_share(document['unrestricted'], number)}; {100 * document['outside']:.2f} % are "
+            f"taken for a class outside",
         ]
     )
 

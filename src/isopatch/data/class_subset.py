@@ -1,8 +1,8 @@
 """Which of a model's outputs the class folders of a data set stand for: ImageNet-A, -R and -V2.
 
 ImageNet-A and -R (Hendrycks et al. 2021) hold pictures of 200 of ImageNet's 1,000 classes in folders named by
-WordNet id, ImageNet-V2 (Recht et al. 2019) all of them in folders named 0 .. 999, which as names would sort as
-0, 1, 10, 100. Nothing is downloaded: everything follows from the names of folders and classes.
+WordNet id, ImageNet-V2 (Recht et al. 2019) all of them in folders named 0 .. 999, which as names would sort
+as 0, 1, 10, 100. Nothing is downloaded: everything follows from the names of folders and classes.
 """
 
 from __future__ import annotations

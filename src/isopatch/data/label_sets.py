@@ -1,8 +1,8 @@
 """Several right answers for a picture: label files such as ReaL's (Beyer et al. 2020), matched to pictures.
 
 Two forms of JSON are read. A list of lists of class numbers (ReaL's real.json): entry i is of the ImageNet
-validation picture number i + 1, which the file's name tells (ILSVRC2012_val_00000001.JPEG). Or an object, file
-name -> list of class numbers or names. An empty list says that nobody can tell what the picture shows.
+validation picture number i + 1, which the file's name tells (ILSVRC2012_val_00000001.JPEG). Or an object,
+file name -> list of class numbers or names. An empty list says that nobody can tell what the picture shows.
 Numbers count classes as ImageNet does, WordNet ids in alphabetical order, where the classes are WordNet ids;
 otherwise they are the model's outputs.
 """
@@ -24,9 +24,9 @@ _VALIDATION = re.compile(r"_val_0*(\d+)(\.|$)")
 
 
 def read_label_sets(file: Path, source: ImageSource, classes: Sequence[str]) -> list[frozenset[int]]:
-    """Return for each picture of `source` the indices into `classes` that are right; empty: not to be counted.
+    """Return for each picture of `source` the indices into `classes` that are right; empty: not counted.
 
-    Raises UsageError where a picture has no entry, or an entry no class, and IsopatchError for a damaged file.
+    Raises UsageError where a picture has no entry, or an entry no class; IsopatchError for a damaged file.
     """
     if not file.is_file():
         raise UsageError(f"--labels {file}: no such file")

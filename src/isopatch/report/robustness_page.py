@@ -112,8 +112,8 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         lost = max(0.0, level["drop"]) / before if before else 0.0
         low, high = level["drop_interval"]
         title = (
-            f"{row['name']} {level['level']} (strength {level['strength']:g}): {percent(level['top1'])}, lost "
-            f"{100 * level['drop']:.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f}), mean "
+            f"{row['name']} {level['level']} (strength {level['strength']:g}): {percent(level['top1'])}, "
+            f"lost {100 * level['drop']:.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f}), mean "
             f"confidence {percent(level['confidence'], 1)}, ece {decimal(level['ece'])}"
         )
         cells.append(Cell(f"{100 * level['top1']:.1f}", round(lost, 3), title))
@@ -191,7 +191,7 @@ def _calibration_charts(calibration: Mapping[str, Any]) -> list[Chart]:
         ]
         svg = calibration_chart(bins, title=title)
         if svg is not None:
-            note = f"ece {decimal(figures['ece'])}, nll {decimal(figures['nll'])}, brier {decimal(figures['brier'])}"
+            note = ", ".join(f"{name} {decimal(figures[name])}" for name in ("ece", "nll", "brier"))
             charts.append(Chart(title, svg, note))
     return charts
 
@@ -207,8 +207,8 @@ def _calibration_sentence(calibration: Mapping[str, Any]) -> str:
     else:
         told = "about 1: the model's probabilities can be taken as they are"
     return (
-        f"The temperature {decimal(temperature, 3)} was fitted on {count(calibration['fitted_on'])} pictures, "
-        f"and both figures are of the other {count(calibration['before']['num_images'])}: {told}."
+        f"The temperature {decimal(temperature, 3)} was fitted on {count(calibration['fitted_on'])} "
+        f"pictures, and both figures are of the other {count(calibration['before']['num_images'])}: {told}."
     )
 
 
@@ -225,8 +225,8 @@ def _risk_chart(selective: Mapping[str, Any]) -> Chart | None:
     if svg is None:
         return None
     note = (
-        f"Area under it {decimal(selective['aurc'])}; {decimal(selective['ideal_aurc'])} if every right answer "
-        f"were surer than every wrong one."
+        f"Area under it {decimal(selective['aurc'])}; {decimal(selective['ideal_aurc'])} if every right "
+        f"answer were surer than every wrong one."
     )
     return Chart("Share wrong among the pictures answered", svg, note)
 

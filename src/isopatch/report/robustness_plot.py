@@ -24,9 +24,11 @@ def write_robustness_plot(document: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.2, 6.8), facecolor="white")
+        figure = Figure(figsize=(11.0, 7.2), facecolor="white")
         FigureCanvasAgg(figure)
-        figure.subplots_adjust(left=0.07, right=0.97, top=0.85, bottom=0.08, hspace=0.38, wspace=0.24)
+        grid = figure.add_gridspec(
+            2, 3, left=0.06, right=0.97, top=0.85, bottom=0.08, hspace=0.36, wspace=0.28
+        )
         figure.text(0.03, 0.97, f"{document['model']}, damaged", fontsize=12.5, fontweight="bold", va="top")
         data = Path(document["data"]).name or document["data"]
         subtitle = (
@@ -34,11 +36,10 @@ def write_robustness_plot(document: Mapping[str, Any], path: Path) -> None:
             f"{document['damaged_images']:,} damaged; isopatch's own corruptions, not ImageNet-C"
         )
         figure.text(0.03, 0.93, subtitle, fontsize=9, va="top", color=_QUIET)
-        damage, tiles, sure, risk = figure.subplots(2, 2).flat
-        _draw_damage(damage, document)
-        _draw_tiles(tiles, document)
-        _draw_calibration(sure, document["calibration"])
-        _draw_risk(risk, document["calibration"]["selective"])
+        _draw_damage(figure.add_subplot(grid[0, :]), document)
+        _draw_tiles(figure.add_subplot(grid[1, 0]), document)
+        _draw_calibration(figure.add_subplot(grid[1, 1]), document["calibration"])
+        _draw_risk(figure.add_subplot(grid[1, 2]), document["calibration"]["selective"])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
     replace_file(path, buffer.getvalue())
@@ -59,10 +60,12 @@ def _draw_damage(axes: Axes, document: Mapping[str, Any]) -> None:
         )  # fmt: skip
     _percent_axis(axes)
     axes.set_ylim(bottom=0)
+    axes.set_box_aspect(0.335)
+    axes.set_anchor("W")
     axes.set_xlabel("level; 0: as it is")
     axes.set_title("top-1 by level of damage", loc="left", fontsize=9.5)
     if document["corruptions"]:
-        axes.legend(fontsize=7.2, ncols=2, loc="lower left", framealpha=0.85, frameon=True, edgecolor="none")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
 def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
@@ -74,7 +77,7 @@ def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
     axes.plot(x, [clean["top1"], *(row["top1"] for row in rows)], color=SERIES[0], linewidth=1.8, marker="o")
     axes.axhline(document["chance"], color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.5)
     axes.annotate(
-        "always the commonest class", (0, document["chance"]), xytext=(0, 4), textcoords="offset points",
+        "always the commonest class", (0, document["chance"]), xytext=(0, -11), textcoords="offset points",
         fontsize=8, color=_QUIET,
     )  # fmt: skip
     names = [
@@ -84,7 +87,7 @@ def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
     axes.set_xticks(x, names)
     _percent_axis(axes)
     axes.set_ylim(bottom=0)
-    axes.set_title("top-1 with tiles in another order, 95 % interval", loc="left", fontsize=9.5)
+    axes.set_title("top-1, tiles in another order", loc="left", fontsize=9.5)
 
 
 def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
@@ -92,13 +95,15 @@ def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
     named = (("before", "as it is"), ("after", f"temperature {decimal(calibration['temperature'], 2)}"))
     for color, (key, name) in zip(SERIES, named, strict=False):
         bins = [row for row in calibration[key]["bins"] if row["images"]]
-        axes.plot(
-            [row["confidence"] for row in bins], [row["accuracy"] for row in bins], color=color, marker="o",
-            markersize=4, linewidth=1.5, label=f"{name}, ece {decimal(calibration[key]['ece'], 3)}",
-        )  # fmt: skip
+        confidence, accuracy = ([row[which] for row in bins] for which in ("confidence", "accuracy"))
+        most = max(row["images"] for row in bins)
+        sizes = [6 + 60 * row["images"] / most for row in bins]
+        label = f"{name}, ece {decimal(calibration[key]['ece'], 3)}"
+        axes.plot(confidence, accuracy, color=color, linewidth=1.3, label=label)
+        axes.scatter(confidence, accuracy, s=sizes, color=color, linewidths=0)
     _percent_axis(axes)
     axes.xaxis.set_major_formatter(lambda value, _position: f"{100 * value:g} %")
-    axes.set_xlabel("confidence")
+    axes.set_xlabel("confidence; area: pictures")
     axes.set_title("share right by confidence", loc="left", fontsize=9.5)
     axes.legend(fontsize=8, loc="upper left")
 
@@ -109,5 +114,5 @@ def _draw_risk(axes: Axes, selective: Mapping[str, Any]) -> None:
     _percent_axis(axes)
     axes.xaxis.set_major_formatter(lambda value, _position: f"{100 * value:g} %")
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("share of the pictures answered, the surest first")
+    axes.set_xlabel("share answered, the surest first")
     axes.set_title("share wrong among the answered", loc="left", fontsize=9.5)
