@@ -164,7 +164,7 @@ def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _imagenet() -> Sequence[str]:
     """The WordNet ids of ImageNet-1k in the order of a model's outputs, from the table that timm ships."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
-    names: list[str] = ImageNetInfo("imagenet-1k").label_names()
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
     return names

@@ -73,7 +73,7 @@ def test_more_shots_help_and_the_rows_add_up() -> None:
         ("vit", 1), ("vit", 25), ("big_vision", 1), ("big_vision", 25)
     ]  # fmt: skip
     for few, many in (rows[:2], rows[2:]):
-        assert many["top1"] > few["top1"] and many["top1"] > 0.8 and many["training_pictures"] == 75
+        assert many["top1"] > few["top1"] and many["top1"] > 0.7 and many["training_pictures"] == 75
         assert many["top1"] == pytest.approx(np.mean([d["num_correct"] for d in many["draws"]]) / 300)
         assert many["interval"][0] <= many["top1"] <= many["interval"][1]
     assert {d["l2"] for d in rows[2]["draws"]} == {1024.0} and rows[2]["draws"][0]["held_out"] == 0

@@ -94,14 +94,14 @@ def logistic_regression(sets: Sets) -> list[Row]:
     """Logistic regression; the strength is chosen on a tenth, then all are learned from."""
     kept, held = sets.cut()
     labels, classes = sets.train_labels, sets.num_classes
-    l2 = logistic.choose_l2(
+    tried = logistic.choose(
         sets.train[kept], labels[kept], sets.train[held], labels[held], num_classes=classes
     )
-    fitted = logistic.fit(sets.train, labels, num_classes=classes, l2=l2)
+    fitted = logistic.fit(sets.train, labels, num_classes=classes, l2=tried.l2, start=tried)
     if not fitted.converged:
         log.warning("logistic probe: the minimum was not reached; its accuracy is that of the last step")
     predicted = fitted.predict(sets.test)
-    return [sets.row(f"L2 {l2:g}", predicted, l2=l2, converged=fitted.converged)]
+    return [sets.row(f"L2 {fitted.l2:g}", predicted, l2=fitted.l2, converged=fitted.converged)]
 
 
 def linear_sgd(sets: Sets) -> list[Row]:

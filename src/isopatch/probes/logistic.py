@@ -15,6 +15,7 @@ Labels = NDArray[np.int64]
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # strongest first: each fit starts from the one before
 GRADIENT = 1e-6  # largest component of the gradient at which the minimum counts as found
+_CHOOSING = 60  # iterations for a strength that is only tried: far enough to rank them
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,23 @@ def fit(
     )
 
 
-def choose_l2(
+def choose(
     features: NDArray[np.floating],
     labels: Labels,
     held_out: NDArray[np.floating],
     held_labels: Labels,
     *,
     num_classes: int,
-) -> float:
-    """Return the strength of `STRENGTHS` that is best on the held-out pictures, the strongest of equal."""
-    best, best_right, fitted = STRENGTHS[0], -1, None
+) -> Logistic:
+    """Return a fit of the strength of `STRENGTHS` that is best on the held-out pictures, the strongest of equal.
+
+    It is not followed to the minimum: start the final fit, of all pictures, from it.
+    """
+    best, best_right, fitted = None, -1, None
     for l2 in STRENGTHS:
-        fitted = fit(features, labels, num_classes=num_classes, l2=l2, start=fitted)
+        fitted = fit(features, labels, num_classes=num_classes, l2=l2, start=fitted, max_iter=_CHOOSING)
         right = int((fitted.predict(held_out) == held_labels).sum())
         if right > best_right:
-            best, best_right = l2, right
+            best, best_right = fitted, right
+    assert best is not None
     return best

@@ -113,8 +113,8 @@ def _cells(row: Mapping[str, Any]) -> list[Cell]:
         low, high = level["drop_interval"]
         title = (
             f"{row['name']} {level['level']} (strength {level['strength']:g}): {percent(level['top1'])}, "
-            f"lost {100 * level['drop']:.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f}), mean "
-            f"confidence {percent(level['confidence'], 1)}, ece {decimal(level['ece'])}"
+            f"lost {100 * level['drop']:.1f} points (95 % interval {100 * low:.1f} to {100 * high:.1f}), "
+            f"mean confidence {percent(level['confidence'], 1)}, ece {decimal(level['ece'])}"
         )
         cells.append(Cell(f"{100 * level['top1']:.1f}", round(lost, 3), title))
     return cells

@@ -1,4 +1,4 @@
-"""Does the model know when it is wrong: temperature, and accuracy on the pictures it is surest of. NumPy only.
+"""Does the model know when it is wrong: temperature, accuracy on the pictures it is surest of. NumPy only.
 
 N pictures, K classes. logits (N, K), labels (N,). Confidence is the largest probability.
 """

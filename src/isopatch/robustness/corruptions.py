@@ -54,15 +54,15 @@ def corrupt(pixels: Pixels, kind: Corruption, level: int, *, seed: int, index: i
 
 
 def _gaussian_noise(pixels: Pixels, deviation: float, generator: np.random.Generator) -> Pixels:
-    noise = generator.standard_normal(_grains(pixels), dtype=np.float32)
-    return _to_pixels(pixels + 255 * deviation * _grown(noise, pixels))
+    noise = _grown(generator.standard_normal(_grains(pixels), dtype=np.float32), pixels)
+    return _to_pixels(pixels.astype(np.float32) + np.float32(255 * deviation) * noise)
 
 
 def _shot_noise(pixels: Pixels, photons: float, generator: np.random.Generator) -> Pixels:
     # Poisson with its mean and variance, from one normal draw for all levels.
     noise = _grown(generator.standard_normal(_grains(pixels), dtype=np.float32), pixels)
-    light = pixels.astype(np.float32) / 255
-    return _to_pixels(255 * (light + np.sqrt(light / photons) * noise))
+    light = pixels.astype(np.float32) / np.float32(255)
+    return _to_pixels(255 * (light + np.sqrt(light / np.float32(photons)) * noise))
 
 
 def _gaussian_blur(pixels: Pixels, share: float, generator: np.random.Generator) -> Pixels:
@@ -186,8 +186,7 @@ def _moved(padded: Floats, top: float, left: float, shape: tuple[int, ...]) -> F
 
     upper = (1 - right) * window(y, x) + right * window(y, x + 1)
     lower = (1 - right) * window(y + 1, x) + right * window(y + 1, x + 1)
-    moved: Floats = (1 - down) * upper + down * lower
-    return moved
+    return np.asarray((1 - down) * upper + down * lower, np.float32)
 
 
 def _to_pixels(values: Floats) -> Pixels:
