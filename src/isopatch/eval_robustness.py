@@ -21,6 +21,7 @@ from isopatch.kernels.use import use
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
+from isopatch.report.render import require_ours
 from isopatch.robustness.corruptions import KINDS, Corruption, corrupt
 from isopatch.robustness.suite import run_suite, sample_of, subject
 from isopatch.training.config import DataConfig
@@ -66,6 +67,8 @@ def robustness(
     model = load(source, name=name, arguments=arguments)
     chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
     folder = _folder(source, chosen.split, out)
+    files = {key: folder / f"robustness.{end}" for key, end in _ENDS.items()}
+    require_ours(files["page"])  # now, not when everything is measured
     split_pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)
     grid = patch_grid(model)
     model.to(place)
@@ -75,7 +78,6 @@ def robustness(
         model, split_pictures, batch_size=batch_size, workers=workers, device=str(place), precision=precision
     )
     measured = run_suite(who, kinds=chosen_kinds, pictures=pictures, seed=seed, patch_grid=grid)
-    files = {key: str(folder / f"robustness.{end}") for key, end in _ENDS.items()}
     document = {
         "checkpoint": str(source),
         "model": model.spec.name,
@@ -87,10 +89,10 @@ def robustness(
         "kernels": swapped.kernels,
         "threads": torch.get_num_threads(),
         **measured,
-        "files": files,
+        "files": {key: str(file) for key, file in files.items()},
     }
     first = int(sample_of(split_pictures.labels, pictures, seed)[0])
-    _write(document, folder, examples(split_pictures, first, chosen_kinds, seed))
+    _write(document, examples(split_pictures, first, chosen_kinds, seed))
     return document
 
 
@@ -122,7 +124,7 @@ def examples(source: ImageSource, index: int, kinds: Sequence[Corruption], seed:
     }
 
 
-def _write(document: dict[str, Any], folder: Path, shown: dict[str, Any]) -> None:
+def _write(document: dict[str, Any], shown: dict[str, Any]) -> None:
     from isopatch.report.robustness_page import write_robustness_page
     from isopatch.report.robustness_plot import write_robustness_plot
 

@@ -96,7 +96,7 @@ def choose(
     *,
     num_classes: int,
 ) -> Logistic:
-    """Return a fit of the strength of `STRENGTHS` that is best on the held-out pictures, the strongest of equal.
+    """Return a fit of the strength that is best on the held-out pictures, the strongest of equal ones.
 
     It is not followed to the minimum: start the final fit, of all pictures, from it.
     """

@@ -29,6 +29,7 @@ Floats = NDArray[np.float32]
 Damage = Callable[[Pixels, float, np.random.Generator], Pixels]
 
 LEVELS = (1, 2, 3, 4, 5)
+MOST_STEPS = 257  # of a motion: as many 8-bit pictures as 16 bits can add up
 GRAIN_SIDE = 224  # pixels of the shorter side: above, one grain of noise covers several
 
 
@@ -73,14 +74,16 @@ def _gaussian_blur(pixels: Pixels, share: float, generator: np.random.Generator)
 def _motion_blur(pixels: Pixels, share: float, generator: np.random.Generator) -> Pixels:
     angle = generator.uniform(0, math.pi)
     length = share * min(pixels.shape[:2])
-    steps = min(max(3, 2 * math.ceil(length / 2) + 1), 33)
+    steps = min(2 * math.ceil(length) + 1, MOST_STEPS)
     along = np.linspace(-length / 2, length / 2, steps)
-    pad = math.ceil(length / 2) + 1
-    padded = np.pad(pixels.astype(np.float32), ((pad, pad), (pad, pad), (0, 0)), mode="edge")
-    total = np.zeros(pixels.shape, np.float32)
-    for step in along:
-        total += _moved(padded, pad + step * math.sin(angle), pad + step * math.cos(angle), pixels.shape)
-    return _to_pixels(total / steps)
+    pad = math.ceil(length / 2)
+    padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)), mode="edge")
+    height, width = pixels.shape[:2]
+    total = np.zeros(pixels.shape, np.uint16)
+    for down, right in zip(np.rint(along * math.sin(angle)), np.rint(along * math.cos(angle)), strict=True):
+        top, left = pad + int(down), pad + int(right)
+        total += padded[top : top + height, left : left + width]
+    return _to_pixels(total.astype(np.float32) / np.float32(steps))
 
 
 def _jpeg(pixels: Pixels, quality: float, generator: np.random.Generator) -> Pixels:
@@ -173,20 +176,6 @@ def _grown(noise: Floats, pixels: Pixels) -> Floats:
     height, width = pixels.shape[:2]
     grain = max(1, min(height, width) // GRAIN_SIDE)
     return noise.repeat(grain, axis=0).repeat(grain, axis=1)[:height, :width] if grain > 1 else noise
-
-
-def _moved(padded: Floats, top: float, left: float, shape: tuple[int, ...]) -> Floats:
-    """The window of `shape` at a place between the pixels of `padded`, bilinear."""
-    y, x = math.floor(top), math.floor(left)
-    down, right = np.float32(top - y), np.float32(left - x)
-    height, width = shape[:2]
-
-    def window(row: int, column: int) -> Floats:
-        return padded[row : row + height, column : column + width]
-
-    upper = (1 - right) * window(y, x) + right * window(y, x + 1)
-    lower = (1 - right) * window(y + 1, x) + right * window(y + 1, x + 1)
-    return np.asarray((1 - down) * upper + down * lower, np.float32)
 
 
 def _to_pixels(values: Floats) -> Pixels:

@@ -69,6 +69,7 @@ def run_suite(
     source, labels = who.source, who.source.labels
     log.info("robustness: %d clean pictures", len(source))
     clean = who.measure(source)
+    calibration = calibrate(clean, labels, seed=seed).to_json()
     sample = sample_of(labels, pictures, seed)
     truth, before = labels[sample], clean[sample].argmax(axis=1) == labels[sample]
     damaged_hits = np.zeros(len(sample))
@@ -97,7 +98,7 @@ def run_suite(
         "corruptions": rows,
         "summary": summary(rows, float(before.mean())),
         "shuffled": _shuffles(who, sample, truth, before, seed, patch_grid),
-        "calibration": calibrate(clean, labels, seed=seed).to_json(),
+        "calibration": calibration,
         "classes": _weak_classes(counted, source.classes, truth, damaged_hits / max(1, len(kinds) * 5)),
     }
 
