@@ -16,6 +16,7 @@ from isopatch.cli import main
 from isopatch.data.loader import eval_batches
 from isopatch.data.open import open_data
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.models.load import load
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
 from isopatch.probes.features import features_of, weights_digest
@@ -180,3 +181,26 @@ def test_data_without_training_pictures(checkpoint: Path) -> None:
         Image.new("RGB", (8, 8)).save(folder / "a.png")
     with pytest.raises(UsageError, match="has no training split for a probe"):
         api.probe("model", "only", probes=["knn"])
+
+
+def test_another_librarys_model(tmp_path: Path) -> None:
+    """No network of ours: what timm's own feature call returns is what is probed."""
+    import timm
+
+    torch.manual_seed(0)
+    spec = make_spec("timm:test_vit", {"image_size": 32, "num_classes": 10})
+    save_model(tmp_path / "vit", build(spec).eval())
+    model = load(tmp_path / "vit")
+    test = open_data("digits").test
+    assert test is not None
+    found = features_of(model, test, model.spec.input, np.arange(5), batch_size=5)
+    peer = timm.create_model("test_vit", num_classes=10, img_size=32).eval()
+    state = {k.removeprefix("peer."): v for k, v in model.state_dict().items() if k.startswith("peer.")}
+    assert set(peer.state_dict()) - set(state) == {"head.weight", "head.bias"}
+    peer.load_state_dict(state, strict=False)
+    (batch,) = eval_batches(test, model.spec.input, batch_size=5, indices=np.arange(5))
+    with torch.no_grad():
+        expected = peer.forward_head(peer.forward_features(batch.images), pre_logits=True)
+    np.testing.assert_allclose(found.values, expected.numpy(), atol=1e-5)
+    probed = api.probe(tmp_path / "vit", "digits", probes=["knn"], ks=[1])
+    assert probed["probes"]["knn"][0]["top1"] > 0.5

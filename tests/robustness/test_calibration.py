@@ -123,12 +123,13 @@ def test_samples_and_summaries() -> None:
     assert not np.array_equal(sample, sample_of(labels, 61, 1))
     assert len(sample_of(labels, 0, 0)) == len(sample_of(labels, 500, 0)) == 244
     rows = [
-        {"name": name, "levels": [{"top1": share} for share in shares]}
+        {"name": name, "levels": [{"top1": share, "confidence": 0.9} for share in shares]}
         for name, shares in (("a", (0.8, 0.6)), ("b", (0.4, 0.2)))
     ]
     told = summary(rows, 0.8)
     assert told["mean_top1"] == pytest.approx(0.5) and told["kept"] == pytest.approx(0.625)
     assert told["by_level"] == pytest.approx([0.6, 0.4]) and told["hardest"] == "b"
+    assert told["confidence_by_level"] == pytest.approx([0.9, 0.9])
     assert summary(rows, 0.0)["kept"] is None and summary([], 0.5)["mean_top1"] is None
     row = row_of(np.array([[2.0, 0.0], [2.0, 0.0]], np.float32), np.array([0, 1]))
     assert row["top1"] == 0.5 and "drop" not in row

@@ -59,7 +59,7 @@ def write_robustness_page(document: Mapping[str, Any], shown: Mapping[str, Any],
             "charts": _charts(document),
             "shuffled": _shuffled(document),
             "shuffled_chart": _shuffled_chart(document),
-            "calibration_charts": _calibration_charts(calibration),
+            "calibration_charts": [*_calibration_charts(calibration), *_sureness_charts(document)],
             "calibration_sentence": _calibration_sentence(calibration),
             "selective": [
                 (
@@ -194,6 +194,34 @@ def _calibration_charts(calibration: Mapping[str, Any]) -> list[Chart]:
             note = ", ".join(f"{name} {decimal(figures[name])}" for name in ("ece", "nll", "brier"))
             charts.append(Chart(title, svg, note))
     return charts
+
+
+def _sureness_charts(document: Mapping[str, Any]) -> list[Chart]:
+    """Accuracy beside confidence by level, the mean over the kinds; none where nothing was damaged."""
+    summary, clean = document["summary"], document["clean_sample"]
+    if summary["by_level"] is None:
+        return []
+    x = np.arange(len(summary["by_level"]) + 1, dtype=np.float64)
+    lines = [
+        Line("top-1", x, np.array([clean["top1"], *summary["by_level"]]), SERIES[0], points=True),
+        Line(
+            "confidence",
+            x,
+            np.array([clean["confidence"], *summary["confidence_by_level"]]),
+            SERIES[1],
+            points=True,
+        ),
+    ]
+    svg = line_chart(
+        lines,
+        title="Top-1 and confidence by level",
+        x_label="level of damage, mean over the kinds; 0: as it is",
+        y_format=_whole_percent,
+        zero=True,
+        whole_x=True,
+    )
+    note = "Where confidence stays above accuracy, the model does not notice the damage. No temperature."
+    return [] if svg is None else [Chart("Is it less sure of damaged pictures?", svg, note)]
 
 
 def _calibration_sentence(calibration: Mapping[str, Any]) -> str:

@@ -146,18 +146,23 @@ def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[fl
 
 
 def summary(rows: Sequence[dict[str, Any]], clean: float) -> dict[str, Any]:
-    """Return mean_top1 over all kinds and levels, by_level, kept (the mean over the clean top-1), hardest.
+    """Return mean_top1 over all kinds and levels, kept (the mean over the clean top-1), hardest (kind).
 
-    The mean weighs every kind and level alike. kept is None where nothing was right to begin with, every
-    figure where no kind was asked for.
+    by_level and confidence_by_level are the means of top-1 and of confidence over the kinds, level 1 first.
+    Every kind weighs alike. kept is None where nothing was right to begin with, every figure where no kind
+    was asked for.
     """
     if not rows:
-        return {"mean_top1": None, "by_level": None, "kept": None, "hardest": None}
-    table = np.array([[level["top1"] for level in row["levels"]] for row in rows])
+        names = ("mean_top1", "by_level", "confidence_by_level", "kept", "hardest")
+        return dict.fromkeys(names)
+    table, confidence = (
+        np.array([[level[key] for level in row["levels"]] for row in rows]) for key in ("top1", "confidence")
+    )
     mean = float(table.mean())
     return {
         "mean_top1": mean,
         "by_level": table.mean(axis=0).tolist(),
+        "confidence_by_level": confidence.mean(axis=0).tolist(),
         "kept": mean / clean if clean else None,
         "hardest": rows[int(table.mean(axis=1).argmin())]["name"],
     }
