@@ -151,6 +151,10 @@ def test_a_subset_of_the_classes(imagenet: Path, tmp_path: Path, capsys: pytest.
     assert "3 of 5 classes (by name)" in capsys.readouterr().out
 
 
+def never() -> dict[str, str]:
+    raise AssertionError("ImageNet's table was asked for")
+
+
 def test_numbered_folders_are_numbers(imagenet: Path, tmp_path: Path) -> None:
     """As ImageNet-V2 comes. As names they would sort as 0, 1, 10, 11, 2."""
     save(tmp_path / "twelve", None, outputs=12)
@@ -161,20 +165,26 @@ def test_numbered_folders_are_numbers(imagenet: Path, tmp_path: Path) -> None:
     found = evaluate_subset("twelve", "v2", how=How(batch_size=5))
     assert found["num_correct"] == int((logits("twelve", files).argmax(1) == truth).sum())
     assert found["outside"] == 0 and found["matched"] == "folders are numbers"
-    place, _ = subset_outputs(["0", "3"], WNIDS, 5, imagenet=lambda: [], where="x")
+    place, _ = subset_outputs(["0", "3"], WNIDS, 5, imagenet=never, where="x")
     assert [WNIDS[i] for i in place] == [sorted(WNIDS)[0], sorted(WNIDS)[3]]
 
 
-def never() -> list[str]:
-    raise AssertionError("ImageNet's table was asked for")
-
-
 def test_wordnet_ids_of_a_model_that_names_none() -> None:
-    table = [f"n{10 * i:08d}" for i in range(1000)]
+    table = {f"n{10 * i:08d}": f"word{i}, Verbum {i}" for i in range(1000)}
     place, how = subset_outputs(["n00000020", "n00009990"], None, 1000, imagenet=lambda: table, where="a")
     assert place.tolist() == [2, 999] and "ImageNet's order" in how
     with pytest.raises(UsageError, match=r"a: 1 of 2 class folders .* such as 'n00000021'"):
         subset_outputs(["n00000020", "n00000021"], None, 1000, imagenet=lambda: table, where="a")
+
+
+def test_wordnet_ids_of_a_model_that_names_words() -> None:
+    table = {f"n{10 * i:08d}": f"word{i}, Verbum {i}" for i in range(1000)}
+    words = [f"Word{i}" for i in range(1000)]
+    words[5] = "another word"  # lists differ in a few
+    place, _ = subset_outputs(["n00000020"], words, 1000, imagenet=lambda: table, where="a")
+    assert place.tolist() == [2]
+    with pytest.raises(UsageError, match=r"not ImageNet's, such as 'Word999'"):
+        subset_outputs(["n00000020"], words[::-1], 1000, imagenet=lambda: table, where="a")
 
 
 @pytest.mark.parametrize(
@@ -206,5 +216,6 @@ def test_the_command_refuses(imagenet: Path, capsys: pytest.CaptureFixture[str])
 def test_the_table_is_imagenets() -> None:
     from isopatch.eval_labels import _imagenet
 
-    names = _imagenet()
-    assert len(names) == 1000 and list(names) == sorted(names) and names[0] == "n01440764"
+    table = _imagenet()
+    assert len(table) == 1000 and list(table) == sorted(table)
+    assert table["n01440764"] == "tench, Tinca tinca"

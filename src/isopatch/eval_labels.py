@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,9 +162,11 @@ def _share(right: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _imagenet() -> Sequence[str]:
-    """The WordNet ids of ImageNet-1k in the order of a model's outputs, from the table that timm ships."""
+def _imagenet() -> dict[str, str]:
+    """The WordNet ids of ImageNet-1k in the order of a model's outputs, with words, as timm ships them."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    names: list[str] = ImageNetInfo("imagenet-1k").label_names()  # type: ignore[no-untyped-call]
-    return names
+    table = ImageNetInfo("imagenet-1k")  # type: ignore[no-untyped-call]
+    names: list[str] = table.label_names()
+    words: list[str] = table.label_descriptions()
+    return dict(zip(names, words, strict=True))

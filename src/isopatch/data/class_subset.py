@@ -7,7 +7,7 @@ as 0, 1, 10, 100. Nothing is downloaded: everything follows from the names of fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,14 @@ def subset_outputs(
     classes: Sequence[str] | None,
     outputs: int,
     *,
-    imagenet: Callable[[], Sequence[str]],
+    imagenet: Callable[[], Mapping[str, str]],
     where: str,
 ) -> tuple[NDArray[np.int64], str]:
     """Return ((F,) the output that each folder stands for, how that was found out).
 
-    classes: names of the model's outputs, None where it has none. imagenet: returns the 1,000 WordNet ids in
-    ImageNet's order; asked where a model of 1,000 outputs does not name them so.
+    classes: names of the model's outputs, None where it has none. imagenet: returns ImageNet's 1,000 WordNet
+    ids in its order, each with its words ("tench, Tinca tinca"); asked where a model of 1,000 outputs does
+    not name them so. Names that are not those words, in that order, are not taken for ImageNet's.
     In this order: folders that are classes of the model, by name; numbers, as ImageNet counts; WordNet ids.
     Raises UsageError naming what is none of these.
     """
@@ -47,7 +48,13 @@ def subset_outputs(
         )
     wordnet = all(WORDNET_ID.fullmatch(name) for name in folders)
     if wordnet and outputs == IMAGENET_CLASSES and (classes is None or imagenet_order(classes) is None):
-        place = {name: index for index, name in enumerate(imagenet())}
+        table = imagenet()
+        if classes is not None and not _are_words(classes, list(table.values())):
+            raise UsageError(
+                f"{where}: has folders named by WordNet id, and the model's 1,000 classes have other names and "
+                f"not ImageNet's, such as '{classes[0]}'; rename the folders like its classes"
+            )
+        place = {name: index for index, name in enumerate(table)}
         strangers = [name for name in folders if name not in place]
         if not strangers:
             how = "the model's 1,000 outputs are taken in ImageNet's order, WordNet ids sorted"
@@ -59,6 +66,14 @@ def subset_outputs(
         f"{few}{nearest(unknown[0], known)}; --class-subset takes folders named like the model's classes, by "
         f"WordNet id, or by number"
     )
+
+
+def _are_words(classes: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether nine in ten names begin with the same word as ImageNet's; lists differ in a few."""
+    same = (
+        a.split(",")[0].casefold() == b.split(",")[0].casefold() for a, b in zip(classes, words, strict=True)
+    )
+    return sum(same) >= 0.9 * len(words)
 
 
 def _as_array(numbers: list[int], where: str) -> NDArray[np.int64]:
