@@ -166,7 +166,5 @@ def _imagenet() -> dict[str, str]:
     """The WordNet ids of ImageNet-1k in the order of a model's outputs, with words, as timm ships them."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    table = ImageNetInfo("imagenet-1k")  # type: ignore[no-untyped-call]
-    names: list[str] = table.label_names()
-    words: list[str] = table.label_descriptions()
-    return dict(zip(names, words, strict=True))
+    table: Any = ImageNetInfo("imagenet-1k")
+    return dict(zip(table.label_names(), table.label_descriptions(), strict=True))

@@ -51,7 +51,7 @@ def subset_outputs(
         table = imagenet()
         if classes is not None and not _are_words(classes, list(table.values())):
             raise UsageError(
-                f"{where}: has folders named by WordNet id, and the model's 1,000 classes have other names and "
+                f"{where}: has folders named by WordNet id, and the model's 1,000 classes have other names, "
                 f"not ImageNet's, such as '{classes[0]}'; rename the folders like its classes"
             )
         place = {name: index for index, name in enumerate(table)}

@@ -59,7 +59,11 @@ def write_robustness_page(document: Mapping[str, Any], shown: Mapping[str, Any],
             "charts": _charts(document),
             "shuffled": _shuffled(document),
             "shuffled_chart": _shuffled_chart(document),
-            "calibration_charts": [*_calibration_charts(calibration), *_sureness_charts(document)],
+            "calibration_charts": [
+                *_calibration_charts(calibration),
+                *_sureness_charts(document),
+                *_risk_charts(calibration["selective"]),
+            ],
             "calibration_sentence": _calibration_sentence(calibration),
             "selective": [
                 (
@@ -70,7 +74,6 @@ def write_robustness_page(document: Mapping[str, Any], shown: Mapping[str, Any],
                 )
                 for row in calibration["selective"]["at"]
             ],
-            "risk_chart": _risk_chart(calibration["selective"]),
             "classes": [
                 (
                     row["name"],
@@ -93,7 +96,7 @@ def _tiles(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     summary, calibration = document["summary"], document["calibration"]
     return [
         ("damaged, mean of all", percent(summary["mean_top1"])),
-        ("of the clean accuracy kept", percent(summary["kept"], 1)),
+        ("clean accuracy kept", percent(summary["kept"], 1)),
         ("hardest kind", summary["hardest"] or "–"),  # noqa: RUF001 - an en dash: no value
         ("nll, clean", decimal(document["clean"]["nll"])),
         ("ece, clean", decimal(document["clean"]["ece"])),
@@ -240,7 +243,7 @@ def _calibration_sentence(calibration: Mapping[str, Any]) -> str:
     )
 
 
-def _risk_chart(selective: Mapping[str, Any]) -> Chart | None:
+def _risk_charts(selective: Mapping[str, Any]) -> list[Chart]:
     coverage, risk = np.array(selective["curve"], dtype=np.float64).T
     svg = line_chart(
         [Line("risk", coverage, risk, SERIES[0])],
@@ -250,13 +253,11 @@ def _risk_chart(selective: Mapping[str, Any]) -> Chart | None:
         zero=True,
         legend=False,
     )
-    if svg is None:
-        return None
     note = (
         f"Area under it {decimal(selective['aurc'])}; {decimal(selective['ideal_aurc'])} if every right "
         f"answer were surer than every wrong one."
     )
-    return Chart("Share wrong among the pictures answered", svg, note)
+    return [] if svg is None else [Chart("Share wrong among the pictures answered", svg, note)]
 
 
 def _whole_percent(value: float) -> str:
