@@ -18,6 +18,8 @@ from isopatch.data.source import DataSplits
 from isopatch.data.sources.relabel import relabel
 from isopatch.data.summary import summarise
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.eval_probes import probe as probe
+from isopatch.eval_robustness import robustness as robustness
 from isopatch.evaluation import evaluate_checkpoint as evaluate_checkpoint
 from isopatch.evaluation import split_of
 from isopatch.image.decode import DecodeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from isopatch.cli import label_sets, probing, robustness
 from isopatch.cli.emit import emit
 from isopatch.cli.models import image_size, model_arguments
 from isopatch.errors import EXIT_DONE, GateFailed, IsopatchError, UsageError
@@ -17,11 +18,15 @@ def evaluate(arguments: argparse.Namespace) -> int:
     gate = arguments.min_acc
     if gate is not None and not 0 <= gate <= 1:
         raise UsageError(f"--min-acc {gate:g}: give a share between 0 and 1, such as 0.95")
-    if arguments.sizes is not None:
+    chosen = _kind(arguments)
+    if chosen == "probe":
+        return probing.probe(arguments)
+    if chosen in ("labels", "class_subset"):
+        return label_sets.evaluate(arguments)
+    if chosen == "suite":
+        return robustness.robustness(arguments)
+    if chosen == "sizes":
         return evaluate_sizes(arguments)
-    for option in ("position_resize", "plot"):
-        if getattr(arguments, option) is not None:
-            raise UsageError(f"--{option.replace('_', '-')} says something about --sizes: give those too")
     from isopatch import api
 
     evaluation = api.evaluate_checkpoint(
@@ -44,6 +49,37 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if gate is not None and evaluation["top1"] < gate:
         raise GateFailed(f"top-1 {evaluation['top1']:.4f} is below --min-acc {gate:g}")
     return EXIT_DONE
+
+
+# What `isopatch eval` can do beside one evaluation, the options that say something about it alone, and the
+# options of one evaluation that it has no use for.
+KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "probe": (probing.OPTIONS, ("min_acc", "teacher", "baseline")),
+    "suite": (robustness.OPTIONS, ("min_acc", "teacher", "baseline")),
+    "labels": ((), ("teacher", "baseline")),
+    "class_subset": ((), ("teacher", "baseline")),
+    "sizes": (("position_resize", "plot"), ()),
+}
+
+
+def _kind(arguments: argparse.Namespace) -> str | None:
+    """Return which of `KINDS` is asked for; raises UsageError for two of them, and options of others."""
+    asked = [kind for kind in KINDS if getattr(arguments, kind) is not None]
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(map(_option, asked))}: ask for one of them at a time")
+    for kind, (own, others) in KINDS.items():
+        for option in own if kind not in asked else others:
+            if getattr(arguments, option) is not None:
+                raise UsageError(
+                    f"{_option(option)} has no meaning with {_option(kind)}: leave one of them out"
+                    if kind in asked
+                    else f"{_option(option)} says something about {_option(kind)}: give those too"
+                )
+    return asked[0] if asked else None
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def evaluate_sizes(arguments: argparse.Namespace) -> int:

@@ -96,3 +96,44 @@ def add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--seed", type=count(0), default=0, metavar="N", help="of weights, pictures, order")
     bench.add_argument("--no-memory", action="store_true", help="leave out peak memory: a process each")
     bench.add_argument("--plot", metavar="FILE", help=".png: multiply-adds and accuracy against images/s")
+
+
+def add_probes(evaluate: argparse.ArgumentParser) -> None:
+    """Options of `isopatch eval --probe`."""
+    group = evaluate.add_argument_group("probes of the frozen features")
+    group.add_argument(
+        "--probe", metavar="NAME,...", help="few-shot, knn, logistic, ridge, linear: on DATA's own classes"
+    )
+    group.add_argument("--shots", metavar="N,N,...", help="pictures per class; default 1,5,10,25")
+    group.add_argument("--probe-seeds", type=count(1), metavar="N", help="draws of the shots; default 3")
+    group.add_argument("--probe-k", metavar="N,N,...", help="of knn; default 1,10,20,100,200")
+    group.add_argument("--probe-cache", metavar="DIR", help="keeps the features; default probes/ in the run")
+
+
+def add_suite(evaluate: argparse.ArgumentParser) -> None:
+    """Options of `isopatch eval --suite`."""
+    group = evaluate.add_argument_group("suites: several measurements and a page")
+    group.add_argument(
+        "--suite", choices=("robustness",), help="damaged pictures, shuffled tiles, calibration, weak classes"
+    )
+    group.add_argument(
+        "--suite-pictures", type=count(0), metavar="N", help="to damage; default 2000, 0 takes all"
+    )
+    group.add_argument("--corruptions", metavar="NAME,...", help="kinds of damage; default all nine")
+    group.add_argument("--suite-seed", type=count(0), metavar="N", help="of sample and damage; default 0")
+    group.add_argument(
+        "--out", metavar="DIR", help="for the page; default robustness-SPLIT in the run, or here"
+    )
+
+
+def add_labels(evaluate: argparse.ArgumentParser) -> None:
+    """Options of `isopatch eval` for ImageNet's other labels and test sets."""
+    evaluate.add_argument(
+        "--labels", metavar="FILE", help="JSON with several right answers a picture, as ReaL's real.json"
+    )
+    evaluate.add_argument(
+        "--class-subset",
+        action="store_const",
+        const=True,
+        help="only among the classes DATA has folders for: ImageNet-A, -R, -V2",
+    )

@@ -15,8 +15,11 @@ from isopatch.cli.options import (
     KERNELS,
     add_bench,
     add_data_bench,
+    add_labels,
     add_max_pixels,
     add_pack,
+    add_probes,
+    add_suite,
     count,
 )
 from isopatch.errors import UsageError, nearest
@@ -180,6 +183,9 @@ def build_parser() -> Parser:
     evaluate.add_argument(
         "--plot", metavar="FILE", help="with --sizes: .png; default sizes-SPLIT.png in the run, or here"
     )
+    add_labels(evaluate)
+    add_probes(evaluate)
+    add_suite(evaluate)
     _add_inference(evaluate, batch_size=256)
 
     predict = verb("predict")

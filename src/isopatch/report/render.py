@@ -32,7 +32,7 @@ def write_page(template: str, out: Path, values: dict[str, Any]) -> Path:
 
     Raises `UsageError` where the file cannot be written, is no .html, or exists and is no page of ours.
     """
-    _require_ours(out)
+    require_ours(out)
     text = environment().get_template(template).render(**values)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def write_page(template: str, out: Path, values: dict[str, Any]) -> Path:
     return out
 
 
-def _require_ours(out: Path) -> None:
+def require_ours(out: Path) -> None:
     """Refuse a target that would destroy what is not a page of ours."""
     if out.suffix.lower() != ".html":
         raise UsageError(f"{out}: a report is an .html file; give a name that ends in .html")

@@ -1,0 +1,1 @@
+"""How a classifier behaves when pictures are damaged, and whether it knows when it is wrong."""

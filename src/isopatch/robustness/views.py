@@ -1,0 +1,90 @@
+"""A split seen damaged, and prepared pictures cut into tiles and shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from isopatch.data.seeding import derive_seed
+from isopatch.data.source import ImageSource
+from isopatch.robustness.corruptions import Corruption, corrupt
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """The pictures of `source`, each with one damage of one level; an `ImageSource`."""
+
+    source: ImageSource
+    kind: Corruption
+    level: int
+    seed: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The source's."""
+        return self.source.classes
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The source's."""
+        return self.source.labels
+
+    @property
+    def fingerprint(self) -> str:
+        """The source's, and what was done to it."""
+        return f"{self.source.fingerprint}-{self.kind.name}-{self.level}-{self.seed}"
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.source)
+
+    def name(self, index: int) -> str:
+        """Where the picture comes from."""
+        return self.source.name(index)
+
+    def read(self, index: int) -> Image.Image:
+        """Decode picture `index` and damage it."""
+        pixels = np.asarray(self.source.read(index).convert("RGB"))
+        return Image.fromarray(corrupt(pixels, self.kind, self.level, seed=self.seed, index=index))
+
+
+def shuffled(images: Tensor, indices: Sequence[int], tiles: int, *, seed: int) -> Tensor:
+    """Return pictures (B, C, H, W) whose tiles x tiles equal tiles stand in another order.
+
+    Each picture has its own order, drawn uniformly from (seed, tiles, its index). tiles must divide H and W.
+    """
+    batch, channels, height, width = images.shape
+    if height % tiles or width % tiles:
+        raise ValueError(f"{tiles}x{tiles} tiles do not divide {height}x{width} pixels")
+    rows, columns = height // tiles, width // tiles
+    cut = images.view(batch, channels, tiles, rows, tiles, columns).permute(0, 2, 4, 1, 3, 5)
+    cut = cut.reshape(batch, tiles * tiles, channels, rows, columns)
+    orders = [
+        np.random.Generator(np.random.PCG64(derive_seed("tiles", seed, tiles, index))).permutation(tiles**2)
+        for index in indices
+    ]
+    order = torch.from_numpy(np.stack(orders)).to(images.device)
+    moved = cut[torch.arange(batch, device=images.device)[:, None], order]
+    moved = moved.view(batch, tiles, tiles, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
+    return moved.reshape(batch, channels, height, width)
+
+
+def tilings(height: int, width: int, patch_grid: tuple[int, int] | None = None) -> list[int]:
+    """Return numbers of tiles a side: 2, 4, 8, 16 and the model's own patches, where they divide the picture.
+
+    patch_grid: the model's (rows, cols); its tiles are its patches. Tiles are at least 2 pixels a side.
+    """
+    wanted = {2, 4, 8, 16}
+    if patch_grid is not None and patch_grid[0] == patch_grid[1]:
+        wanted.add(patch_grid[0])
+    return sorted(
+        tiles
+        for tiles in wanted
+        if tiles > 1 and height % tiles == 0 and width % tiles == 0 and min(height, width) // tiles >= 2
+    )
