@@ -41,6 +41,8 @@ def checked_figures(context: Context, method: Method, *, title: str, caption: st
             faithful = scorer(heat.values[index])
             rhos = [row[index] for row in alike[number]]
             lines, fails, scores = judged(faithful, rhos, blank=not bool(heat.values[index].any()))
+            if heat.signed:
+                lines = (f"colours from -{_most(heat.values[index])} to +{_most(heat.values[index])}", *lines)
             panels.append(Panel(heat.name, heat.values[index].numpy(), heat.signed, lines, fails))
             data[heat.name] = {"values": _rounded(heat.values[index]), **scores}
             warnings += [f"{heat.name}: {fail}" for fail in fails]
@@ -146,7 +148,7 @@ def said(context: Context, shown: Shown, target: int, probability: float) -> str
 
 def stem(name: str) -> str:
     """Return a picture's name as part of a file's."""
-    last = re.split(r"[\\/]", name)[-1].rsplit(".", 1)[0]
+    last = re.sub(r"\.[A-Za-z0-9]{1,5}$", "", re.split(r"[\\/]", name)[-1])
     return re.sub(r"[^A-Za-z0-9_-]+", "-", last).strip("-")[:48] or "picture"
 
 
@@ -156,6 +158,10 @@ def _scorer(context: Context, index: int, picture: Tensor, target: int) -> Score
         context.store[key] = Scorer(context.model, picture, target, seed=context.seed)
     scorer: Scorer = context.store[key]
     return scorer
+
+
+def _most(values: Tensor) -> str:
+    return f"{float(values.abs().max()):.2g}"
 
 
 def _rounded(values: Tensor) -> list[list[float]]:

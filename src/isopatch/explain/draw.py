@@ -67,7 +67,9 @@ def overlay(
     size = (right - left, bottom - top)
     shares = np.asarray(Image.fromarray(scaled(values, signed=signed)).resize(size, Image.Resampling.NEAREST))
     colours = 255 * colormaps["RdBu_r" if signed else "inferno"](shares)[..., :3]
-    drawn[top:bottom, left:right] = 0.45 * grey[top:bottom, left:right] + 0.55 * colours
+    # Where an unsigned map says little the picture stays visible.
+    weight = 0.55 if signed else 0.3 + 0.4 * shares[..., None]
+    drawn[top:bottom, left:right] = (1 - weight) * grey[top:bottom, left:right] + weight * colours
     result: NDArray[np.uint8] = drawn.clip(0, 255).astype(np.uint8)
     return result
 

@@ -133,11 +133,11 @@ def weights_and_gradients(model: Classifier, x: Tensor, targets: Tensor) -> list
     handles += [module.proj.register_forward_pre_hook(note_mixed) for module in attentions(model)]
     try:
         with torch.enable_grad():
-            logits = target_logits(model, x.detach().requires_grad_(), targets)
+            score = target_logits(model, x.detach().requires_grad_(), targets).sum()
     finally:
         for handle in handles:
             handle.remove()
-    gradients = torch.autograd.grad(logits.sum(), mixed)
+    gradients = torch.autograd.grad(score, mixed)
     results = []
     with torch.no_grad():
         for (module, tokens, grid), gradient in zip(entered, gradients, strict=True):
