@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIDE = 320  # pixels of a drawn picture's longer side
+LEAST_COLUMN = 2.4  # inches, for the scores below a map
 MOST_ELONGATED = 4.0  # a longer strip is drawn as the square that the model sees
 WARNING = "#c0392b"
 STYLE: Any = {"font.size": 9.0, "text.parse_math": False}
@@ -94,14 +95,14 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
     aspect = canvas.shape[0] / canvas.shape[1]
     width = 2.5 if aspect <= 1 else max(1.7, 2.5 / aspect)
     height = width * aspect
-    lines = max((len(panel.lines) for panel in panels), default=0)
-    above, below = 0.3, 0.22 + 0.16 * lines
+    column = max(width, LEAST_COLUMN) + 0.3
+    above, below = 0.3, 0.22 + 0.16 * max((len(panel.lines) for panel in panels), default=0)
+    total = column * (1 + len(panels)) + 0.1, above + height + below
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=((width + 0.35) * (1 + len(panels)), above + height + below), dpi=144)
+        figure = Figure(figsize=total, dpi=144)
         FigureCanvasAgg(figure)
-        total = (width + 0.35) * (1 + len(panels)), above + height + below
         for place in range(1 + len(panels)):
-            left = (0.175 + place * (width + 0.35)) / total[0]
+            left = (0.2 + place * column) / total[0]
             axes = figure.add_axes((left, below / total[1], width / total[0], height / total[1]))
             axes.set_xticks([])
             axes.set_yticks([])

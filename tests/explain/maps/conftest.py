@@ -39,10 +39,18 @@ WITH_ATTENTION = ("vit", "vit-mean", "vit-relative", "deit", "deit3", "hybrid", 
 Make = Callable[..., Classifier]
 
 
-def make_model(family: str, *, seed: int = 0, **changed: Any) -> Classifier:
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def make_model(
+    family: str, *, seed: int = 0, class_names: tuple[str, ...] = CLASSES, **changed: Any
+) -> Classifier:
     torch.manual_seed(seed)
     name, arguments = FAMILIES[family]
-    model = build(make_spec(name, {**arguments, **changed}, classes=("ant", "bee", "cat", "dog")))
+    changed = {key: value for key, value in changed.items() if value is not None}
+    model = build(
+        make_spec(name, {**arguments, "num_classes": len(class_names), **changed}, classes=class_names)
+    )
     for parameter in model.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.4)
