@@ -7,25 +7,21 @@ the map knows nothing, and smoothing would pretend it did.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from isopatch.explain.contract import Shown
+from isopatch.explain.lettering import INK, as_png, fitted, font, paste, sheet
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SIDE = 320  # pixels of a drawn picture's longer side
-LEAST_COLUMN = 2.4  # inches, for the scores below a map
+SIDE = 352  # pixels of a drawn picture's longer side
+LEAST_COLUMN = 340  # for the scores below a map
+TITLE, LINE, GAP, MARGIN = 40, 23, 40, 16
 MOST_ELONGATED = 4.0  # a longer strip is drawn as the square that the model sees
 WARNING = "#c0392b"
-STYLE: Any = {"font.size": 9.0, "text.parse_math": False}
 
 
 @dataclass(frozen=True)
@@ -87,75 +83,42 @@ def scaled(values: NDArray[np.float32], *, signed: bool) -> NDArray[np.float32]:
 
 def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
     """Return the PNG of one picture and its maps side by side."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     canvas, box = canvas_of(shown)
-    aspect = canvas.shape[0] / canvas.shape[1]
-    width = 2.5 if aspect <= 1 else max(1.7, 2.5 / aspect)
-    height = width * aspect
-    column = max(width, LEAST_COLUMN) + 0.3
-    above, below = 0.3, 0.22 + 0.16 * max((len(panel.lines) for panel in panels), default=0)
-    total = column * (1 + len(panels)) + 0.1, above + height + below
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=total, dpi=144)
-        FigureCanvasAgg(figure)
-        for place in range(1 + len(panels)):
-            left = (0.2 + place * column) / total[0]
-            axes = figure.add_axes((left, below / total[1], width / total[0], height / total[1]))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-            if place == 0:
-                axes.imshow(canvas, aspect="auto")
-                axes.set_title(_short(heading), fontsize=9.0, pad=5)
-                _outline(axes, box, canvas)
-            else:
-                panel = panels[place - 1]
-                axes.imshow(overlay(canvas, box, panel.values, signed=panel.signed), aspect="auto")
-                axes.set_title(_short(panel.name), fontsize=9.0, pad=5)
-                _write(axes, panel, height)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    height, width = canvas.shape[:2]
+    column = max(width, LEAST_COLUMN)
+    lines = max((len(panel.lines) for panel in panels), default=0)
+    foot = LINE * lines + (GAP if lines else MARGIN)
+    image, draw = sheet(2 * MARGIN + column + (column + GAP) * len(panels), TITLE + height + foot)
+    draw.text((MARGIN, TITLE // 2), fitted(heading, 19, column), INK, font(19), anchor="lm")
+    paste(image, canvas, MARGIN, TITLE)
+    _outline(draw, box, canvas.shape[:2])
+    for number, panel in enumerate(panels, start=1):
+        left = MARGIN + number * (column + GAP)
+        draw.text((left, TITLE // 2), fitted(panel.name, 19, column), INK, font(19), anchor="lm")
+        paste(image, overlay(canvas, box, panel.values, signed=panel.signed), left, TITLE)
+        for row, line in enumerate(panel.lines):
+            place = (left, TITLE + height + LINE * row + 8)
+            draw.text(place, fitted(line, 15, column), INK, font(15), anchor="la")
+        if panel.fails:
+            _warn(draw, panel.fails, left, TITLE + height, width)
+    return as_png(image)
 
 
-def _outline(axes: Axes, box: tuple[int, int, int, int], canvas: NDArray[np.uint8]) -> None:
-    """Show which part the model sees, where that is not all."""
-    from matplotlib.patches import Rectangle
-
+def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> None:
+    """Show which part of the picture the model sees, where that is not all of it."""
     left, top, right, bottom = box
-    if (left, top, right, bottom) == (0, 0, canvas.shape[1], canvas.shape[0]):
+    if (left, top, right, bottom) == (0, 0, shape[1], shape[0]):
         return
-    for colour, width in (("white", 2.4), ("black", 1.0)):
-        corner = (left - 0.5, top - 0.5)
-        axes.add_patch(
-            Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=width)
-        )
+    corners = (MARGIN + left, TITLE + top, MARGIN + right - 1, TITLE + bottom - 1)
+    draw.rectangle(corners, outline="white", width=4)
+    draw.rectangle((corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1), outline="black", width=2)
 
 
-def _write(axes: Axes, panel: Panel, height: float) -> None:
-    """Write the scores below a map, and what it fails on it."""
-    for number, line in enumerate(panel.lines):
-        axes.text(
-            0.0, -(0.09 + 0.16 * number) / height, line, transform=axes.transAxes, fontsize=7.5, va="top"
-        )
-    if panel.fails:
-        axes.text(
-            0.5,
-            0.02,
-            "NOT RELIABLE HERE\n" + "\n".join(panel.fails),
-            transform=axes.transAxes,
-            ha="center",
-            va="bottom",
-            fontsize=7.0,
-            color="white",
-            linespacing=1.15,
-            bbox={"facecolor": WARNING, "edgecolor": "none", "pad": 2.5, "alpha": 0.92},
-        )
-
-
-def _short(text: str, most: int = 34) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _warn(draw: ImageDraw.ImageDraw, fails: Sequence[str], left: int, bottom: int, width: int) -> None:
+    """Write onto the foot of a map why it should not be believed."""
+    lines = ("NOT RELIABLE HERE", *fails)
+    top = bottom - 19 * len(lines) - 8
+    draw.rectangle((left, top, left + width - 1, bottom - 1), fill=WARNING)
+    for row, line in enumerate(lines):
+        place = (left + width / 2, top + 14 + 19 * row)
+        draw.text(place, fitted(line, 14, width - 8), "white", font(14), anchor="mm")

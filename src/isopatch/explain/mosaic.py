@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isopatch.explain.draw import STYLE, scaled
+from isopatch.explain.draw import scaled
+from isopatch.explain.lettering import INK, as_png, font, paste, sheet
 
 GAP = 2  # pixels between two maps
 TILE = 36  # pixels of a map's longer side
+ENLARGED = 2
+LEFT, TOP = 60, 64
 
 
 def mosaic(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
@@ -37,34 +39,18 @@ def mosaic(layers: Sequence[NDArray[np.float32]]) -> NDArray[np.uint8]:
 
 def draw_heads(reader: str, layers: Sequence[NDArray[np.float32]]) -> bytes:
     """Return the PNG of the mosaic with its layers and heads numbered from 1."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    picture = mosaic(layers)
-    height, width = picture.shape[0] / 72, picture.shape[1] / 72
-    left, below, above, right = 0.55, 0.42, 0.32, 0.12
-    total = max(left + width + right, 2.6), below + height + above
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=total, dpi=144)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((left / total[0], below / total[1], width / total[0], height / total[1]))
-        axes.imshow(picture, aspect="auto", interpolation="nearest")
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.tick_params(length=0, labelsize=7)
-        heads = max(len(layer) for layer in layers)
-        for axis, count, side in (
-            (axes.xaxis, heads, picture.shape[1]),
-            (axes.yaxis, len(layers), picture.shape[0]),
-        ):
-            pitch = (side + GAP) / count
-            axis.set_ticks(
-                [pitch * (i + 0.5) - GAP / 2 for i in range(count)], [str(i + 1) for i in range(count)]
-            )
-        axes.set_xlabel("head", fontsize=8)
-        axes.set_ylabel("layer", fontsize=8)
-        figure.text(0.08 / total[0], 1 - 0.2 / total[1], reader, fontsize=9)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    picture = mosaic(layers).repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    height, width = picture.shape[:2]
+    heads = max(len(layer) for layer in layers)
+    image, draw = sheet(max(LEFT + width + 16, 360), TOP + height + 60)
+    draw.text((16, 22), reader, INK, font(19), anchor="lm")
+    paste(image, picture, LEFT, TOP)
+    for number in range(len(layers)):
+        middle = TOP + (height + GAP * ENLARGED) / len(layers) * (number + 0.5)
+        draw.text((LEFT - 10, middle), str(number + 1), INK, font(15), anchor="rm")
+    for number in range(heads):
+        middle = LEFT + (width + GAP * ENLARGED) / heads * (number + 0.5)
+        draw.text((middle, TOP + height + 8), str(number + 1), INK, font(15), anchor="ma")
+    draw.text((LEFT + width / 2, TOP + height + 30), "head", INK, font(15), anchor="ma")
+    draw.text((16, TOP - 4), "layer", INK, font(15), anchor="ld")
+    return as_png(image)

@@ -76,20 +76,20 @@ def test_a_map_is_drawn_onto_the_part_that_is_seen() -> None:
     contract = InputContract(height=16, width=16, crop_fraction=0.5)
     shown = show(coordinates(200, 100), "x", contract)
     canvas, box = canvas_of(shown)
-    assert canvas.shape[:2] == (160, 320) and box == (120, 40, 200, 120)
+    assert canvas.shape[:2] == (176, 352) and box == (132, 44, 220, 132)
     values = np.zeros((4, 4), np.float32)
     values[0, 3] = 1.0
     drawn = overlay(canvas, box, values, signed=False).astype(int)
     saturation = drawn.max(2) - drawn.min(2)
-    assert saturation[:40].max() == 0 and saturation[:, :120].max() == 0  # outside: grey
-    brightest = np.unravel_index(drawn.sum(2)[40:120, 120:200].argmax(), (80, 80))
-    assert brightest[0] < 20 and brightest[1] >= 60  # its upper right cell
+    assert saturation[:44].max() == 0 and saturation[:, :132].max() == 0  # outside: grey
+    brightest = np.unravel_index(drawn.sum(2)[44:132, 132:220].argmax(), (88, 88))
+    assert brightest[0] < 22 and brightest[1] >= 66  # its upper right cell
 
 
 def test_a_long_strip_is_drawn_as_the_model_sees_it() -> None:
     shown = show(coordinates(900, 9), "x", InputContract(height=16, width=16))
     canvas, box = canvas_of(shown)
-    assert canvas.shape[:2] == (320, 320) and box == (0, 0, 320, 320)
+    assert canvas.shape[:2] == (352, 352) and box == (0, 0, 352, 352)
 
 
 def test_signs_keep_their_colours_and_constants_are_drawn() -> None:
@@ -130,4 +130,4 @@ def test_pictures_of_a_data_set_are_spread_over_its_classes() -> None:
 
 def test_a_shown_picture_without_an_original_is_drawn_as_seen() -> None:
     shown = Shown("x", np.zeros((16, 8, 3), np.uint8), torch.zeros(1, 3, 16, 8))
-    assert canvas_of(shown)[0].shape == (320, 160, 3)
+    assert canvas_of(shown)[0].shape == (352, 176, 3)
