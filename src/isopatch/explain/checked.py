@@ -42,8 +42,9 @@ def checked_figures(context: Context, method: Method, *, title: str, caption: st
             rhos = [row[index] for row in alike[number]]
             lines, fails, scores = judged(faithful, rhos, blank=not bool(heat.values[index].any()))
             if heat.signed:
-                lines = (f"colours from -{_most(heat.values[index])} to +{_most(heat.values[index])}", *lines)
-            panels.append(Panel(heat.name, heat.values[index].numpy(), heat.signed, lines, fails))
+                most = f"{float(heat.values[index].abs().max()):.2g}"
+                lines = ((f"colours from -{most} to +{most}", False), *lines)
+            panels.append(Panel(heat.name, heat.values[index].numpy(), heat.signed, lines))
             data[heat.name] = {"values": _rounded(heat.values[index]), **scores}
             warnings += [f"{heat.name}: {fail}" for fail in fails]
         heading = said(context, shown, target, float(probabilities[index]))
@@ -104,8 +105,8 @@ def likeness(
 
 def judged(
     faithful: Faithful | None, rhos: Sequence[float | None], *, blank: bool
-) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Return (lines of scores, what the map fails, plain values of both)."""
+) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...], dict[str, Any]]:
+    """Return (lines of scores, each with whether it fails; what the map fails; plain values of both)."""
     known = [abs(rho) for rho in rhos if rho is not None]
     mean = sum(known) / len(known) if known else None
     randomised = {
@@ -114,17 +115,19 @@ def judged(
         "limit": MOST_ALIKE,
         "passed": mean is not None and mean < MOST_ALIKE,
     }
-    lines, fails = [], []
+    lines: list[tuple[str, bool]] = []
+    fails: list[str] = []
     if faithful is None:
         fails.append("zero everywhere" if blank else "one value everywhere")
+        lines.append((fails[0], True))
     else:
         for name, area in (("deletion", faithful.deletion), ("insertion", faithful.insertion)):
             low, high = min(area.random), max(area.random)
-            lines.append(f"{name} {area.value:.2f}  (random {low:.2f} to {high:.2f})")
+            lines.append((f"{name} {area.value:.2f}  (random {low:.2f} to {high:.2f})", not area.better))
             if not area.better:
                 fails.append(f"{name} no better than chance")
     if mean is not None:
-        lines.append(f"with shuffled weights: rank corr. {mean:.2f}")
+        lines.append((f"with shuffled weights: rank corr. {mean:.2f}", mean >= MOST_ALIKE))
         if mean >= MOST_ALIKE:
             fails.append(f"shuffled weights: same map ({mean:.2f})")
     return (
@@ -158,10 +161,6 @@ def _scorer(context: Context, index: int, picture: Tensor, target: int) -> Score
         context.store[key] = Scorer(context.model, picture, target, seed=context.seed)
     scorer: Scorer = context.store[key]
     return scorer
-
-
-def _most(values: Tensor) -> str:
-    return f"{float(values.abs().max()):.2g}"
 
 
 def _rounded(values: Tensor) -> list[list[float]]:

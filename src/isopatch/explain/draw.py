@@ -26,13 +26,15 @@ WARNING = "#c0392b"
 
 @dataclass(frozen=True)
 class Panel:
-    """One map of one picture: its name, values (rows, cols), lines of scores below it, and what it fails."""
+    """One map of one picture: its name, values (rows, cols), and lines of scores below it.
+
+    A line is its text and whether the map fails there; with any such line the map is marked.
+    """
 
     name: str
     values: NDArray[np.float32]
     signed: bool = False
-    lines: tuple[str, ...] = ()
-    fails: tuple[str, ...] = ()
+    lines: tuple[tuple[str, bool], ...] = ()
 
 
 def canvas_of(shown: Shown) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
@@ -96,11 +98,11 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
         left = MARGIN + number * (column + GAP)
         draw.text((left, TITLE // 2), fitted(panel.name, 19, column), INK, font(19), anchor="lm")
         paste(image, overlay(canvas, box, panel.values, signed=panel.signed), left, TITLE)
-        for row, line in enumerate(panel.lines):
+        for row, (line, fails) in enumerate(panel.lines):
             place = (left, TITLE + height + LINE * row + 8)
-            draw.text(place, fitted(line, 15, column), INK, font(15), anchor="la")
-        if panel.fails:
-            _warn(draw, panel.fails, left, TITLE + height, width)
+            draw.text(place, fitted(line, 15, column), WARNING if fails else INK, font(15), anchor="la")
+        if any(fails for _, fails in panel.lines):
+            _mark(draw, left, TITLE + height, width)
     return as_png(image)
 
 
@@ -114,11 +116,8 @@ def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], shape: t
     draw.rectangle((corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1), outline="black", width=2)
 
 
-def _warn(draw: ImageDraw.ImageDraw, fails: Sequence[str], left: int, bottom: int, width: int) -> None:
-    """Write onto the foot of a map why it should not be believed."""
-    lines = ("NOT RELIABLE HERE", *fails)
-    top = bottom - 19 * len(lines) - 8
-    draw.rectangle((left, top, left + width - 1, bottom - 1), fill=WARNING)
-    for row, line in enumerate(lines):
-        place = (left + width / 2, top + 14 + 19 * row)
-        draw.text(place, fitted(line, 14, width - 8), "white", font(14), anchor="mm")
+def _mark(draw: ImageDraw.ImageDraw, left: int, bottom: int, width: int) -> None:
+    """Write onto a map that it should not be believed; why stands in red below it."""
+    draw.rectangle((left, bottom - 26, left + width - 1, bottom - 1), fill=WARNING)
+    place = (left + width / 2, bottom - 13)
+    draw.text(place, fitted("NOT RELIABLE HERE", 15, width - 8), "white", font(15), anchor="mm")

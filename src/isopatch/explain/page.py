@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ def write_files(folder: Path, document: Mapping[str, Any], made: Sequence[Made])
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
         for one in made:
             for figure in one.figures:
                 replace_file(folder / file_name(one, figure), content_of(figure))
@@ -38,6 +40,18 @@ def write_files(folder: Path, document: Mapping[str, Any], made: Sequence[Made])
         raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another --out") from None
     write_page("explain.html.j2", folder / PAGE, {**document, "sections": [_section(one) for one in made]})
     return whole
+
+
+def _clear(folder: Path) -> None:
+    """Delete the figures that an earlier call wrote here, as its numbers name them; nothing else."""
+    try:
+        before = json.loads((folder / NUMBERS).read_bytes())
+        names = {figure["file"] for one in before["explanations"] for figure in one["figures"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # nothing of ours is there
+    for name in names:
+        if isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]+\.(png|svg)", name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def describe(one: Made) -> dict[str, Any]:

@@ -107,7 +107,12 @@ def test_without_what_everything_that_can_be_is_made_and_the_rest_says_why(
     made = {one["name"]: one for one in document["explanations"]}
     assert made["grad-cam"]["figures"] and made["grad-cam"]["skipped"] is None
     assert made["rollout"]["skipped"] == "the model has no attention" and not made["rollout"]["figures"]
+    assert any(name.suffix == ".png" for name in Path("here").iterdir())
+    Path("here/mine.png").write_bytes(b"of the user")
     document = run(capsys, model, "--out", "here")
+    assert [name.name for name in Path("here").glob("*.png")] == [
+        "mine.png"
+    ]  # ours of the call before are gone
     made = {one["name"]: one for one in document["explanations"]}
     assert made["occlusion"]["skipped"] == "needs pictures: give files, or --data DATA --pictures N"
     assert "needs pictures" in Path("here/explanations.html").read_text()

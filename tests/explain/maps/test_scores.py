@@ -79,7 +79,9 @@ def test_a_constant_map_orders_nothing(plant: Make, red: Red) -> None:
     scorer = Scorer(plant(), graded(red), 1)
     assert scorer(torch.ones(4, 4)) is None and scorer(torch.ones(1, 1)) is None
     lines, fails, data = judged(None, [None, None, None], blank=True)
-    assert (lines, fails) == ((), ("zero everywhere",)) and data["randomised"]["passed"] is False
+    assert (lines, fails) == ((("zero everywhere", True),), ("zero everywhere",)) and data["randomised"][
+        "passed"
+    ] is False
 
 
 def test_random_orders_are_run_once_for_a_grid(plant: Make, red: Red) -> None:

@@ -104,12 +104,13 @@ def test_what_fails_is_written_on_the_map() -> None:
     shown = show(coordinates(64, 64), "x", InputContract(height=16, width=16))
     values = np.arange(16, dtype=np.float32).reshape(4, 4)
 
-    def red_pixels(*fails: str) -> int:
-        drawn = draw_maps(shown, "cat 90 %", [Panel("class token", values, fails=fails)])
+    def red_pixels(fails: bool) -> int:
+        panel = Panel("class token", values, lines=(("deletion 0.5", fails),))
+        drawn = draw_maps(shown, "cat 90 %", [panel])
         pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
         return int(((pixels - [192, 57, 43]).__abs__().max(2) < 25).sum())
 
-    assert red_pixels("deletion no better than chance") > 2000 + red_pixels()
+    assert red_pixels(True) > 2000 + red_pixels(False)
 
 
 def test_heads_of_all_layers_stand_in_rows() -> None:
