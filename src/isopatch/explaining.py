@@ -117,17 +117,18 @@ def explain_checkpoint(
         raise UsageError(
             f"{len(shown)} pictures: explanations are looked at one by one, give at most {MOST_PICTURES}"
         )
+    names = short_names([source, *compare])
     if len(others) > 1:
-        settings |= {"second": others[1], "second_name": str(compare[1])}
+        settings |= {"second": others[1], "second_name": names[2]}
     context = Context(
         model=model,
-        name=str(source),
+        name=names[0],
         classes=classes,
         pictures=tuple(shown),
         sample=sample,
         sample_labels=labels,
         other=others[0] if others else None,
-        other_name=str(compare[0]) if compare else "",
+        other_name=names[1] if others else "",
         device=place,
         seed=seed,
         options=settings,
@@ -155,6 +156,17 @@ def _opened(
     model = load(source, name=name, arguments=arguments).float().to(device).eval()
     require_finite(model, str(source))
     return model
+
+
+def short_names(sources: Sequence[str | Path]) -> list[str]:
+    """Return what charts call models: the last part of a path, of best/ its run's; all where two agree."""
+    names = []
+    for source in sources:
+        path = Path(source)
+        named = path.exists() and path.resolve().name != ""
+        last = path.resolve().parent.name if path.name == "best" else path.resolve().name
+        names.append(last if named else str(source))
+    return names if len(set(names)) == len(names) else [str(source) for source in sources]
 
 
 def _read(pictures: Sequence[Input], contract: InputContract) -> tuple[list[Shown], list[str]]:

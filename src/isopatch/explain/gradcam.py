@@ -86,4 +86,4 @@ def _as_map(features: Tensor, grid: Grid | None, prefix: int) -> Tensor:
 
 def without_feature_map(model: Classifier) -> str | None:
     """Say that the blocks of a model are not known; None where they are."""
-    return None if blocks_of(model) else "the model is another library's, whose blocks are not known here"
+    return None if blocks_of(model) else "is another library's, whose blocks are not known here"

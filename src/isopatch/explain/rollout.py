@@ -155,9 +155,9 @@ def _grid(model: Classifier, x: Tensor) -> Grid:
 def without_rollout(model: Classifier) -> str | None:
     """Say why attention cannot be followed through all layers of a model; None where it can."""
     if not attentions(model):
-        return "the model has no attention"
+        return "has no attention"
     if isinstance(model, Pyramid):
-        return "the model's grid changes between its stages, rollout multiplies matrices of one size"
+        return "has another grid in each stage, rollout multiplies matrices of one size"
     if not isinstance(model, Isotropic) or len(attentions(model)) != len(model.blocks):
-        return "not every block of the model is attention, rollout would leave out what the others mix"
+        return "has blocks without attention, rollout would leave out what they mix"
     return None

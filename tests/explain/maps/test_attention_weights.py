@@ -94,7 +94,7 @@ def test_the_model_may_be_used_between_two_layers(make: Make, pictures: torch.Te
 def test_a_model_without_attention_yields_nothing(make: Make, pictures: torch.Tensor) -> None:
     model = make("convmixer")
     assert list(attention_weights(model, pictures)) == []
-    assert attention.without_attention(model) == "the model has no attention"
+    assert attention.without_attention(model) == "has no attention"
     assert attention.without_attention(make("vit")) is None
 
 

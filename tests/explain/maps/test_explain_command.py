@@ -14,10 +14,13 @@ import torch
 from PIL import Image
 
 import isopatch
+from isopatch import explaining
 from isopatch.cli import main
 from isopatch.data.open import open_data
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.explain.contract import Context
 from isopatch.explain.of_pictures import EXPLANATIONS
+from isopatch.explaining import short_names
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
 from isopatch.nn.classifier import Classifier
@@ -106,7 +109,7 @@ def test_without_what_everything_that_can_be_is_made_and_the_rest_says_why(
     document = run(capsys, model, photo, "--out", "here")
     made = {one["name"]: one for one in document["explanations"]}
     assert made["grad-cam"]["figures"] and made["grad-cam"]["skipped"] is None
-    assert made["rollout"]["skipped"] == "the model has no attention" and not made["rollout"]["figures"]
+    assert made["rollout"]["skipped"] == "has no attention" and not made["rollout"]["figures"]
     assert any(name.suffix == ".png" for name in Path("here").iterdir())
     Path("here/mine.png").write_bytes(b"of the user")
     document = run(capsys, model, "--out", "here")
@@ -143,7 +146,7 @@ REFUSED = [
     ("photo.png --what rolout", "'rolout' is no explanation (did you mean 'rollout'?)"),
     ("photo.png --what ,", "--what: give names of explanations"),
     ("--what occlusion", "occlusion of model: needs pictures: give files, or --data DATA --pictures N"),
-    ("photo.png --what rollout", "rollout of model: the model has no attention"),
+    ("photo.png --what rollout", "rollout of model: has no attention"),
     ("photo.png --class cta", "--class cta: no class of the model (did you mean 'cat'?)"),
     ("absent.png", "absent.png: no such file or folder"),
     ("photo.png --pictures 3", "--split and --pictures choose from --data"),
@@ -274,3 +277,41 @@ def test_a_model_of_another_library_is_explained_by_what_needs_no_blocks(tmp_pat
     reasons = {one.explanation.name: one.skipped for one in explained.made}
     assert {"occlusion", "integrated-gradients"} <= set(explained.figures)
     assert "another library's" in (reasons["grad-cam"] or "")
+
+
+def test_charts_call_models_by_the_last_part_of_their_path(tmp_path: Path) -> None:
+    for folder in ("a/first/best", "b/first/best", "b/second"):
+        (tmp_path / folder).mkdir(parents=True)
+    first, second = str(tmp_path / "a/first/best"), str(tmp_path / "b/second")
+    assert short_names([first, second, "timm:resnet18"]) == ["first", "second", "timm:resnet18"]
+    same = [first, str(tmp_path / "b/first/best")]
+    assert short_names(same) == same
+
+
+def test_what_was_given_reaches_the_explanations(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two models to compare with, the same pictures prepared for each of them, statistics drawn by seed."""
+    for name, size in (("one", 16), ("two", 8), ("three", 24)):
+        save_model(tmp_path / name, make("convmixer", image_size=size))
+    seen: list[Context] = []
+    monkeypatch.setattr(explaining, "make", lambda context, what: seen.append(context) or [])
+    for seed in (0, 0, 1):
+        isopatch.explain_checkpoint(
+            tmp_path / "one",
+            compare=[tmp_path / "two", tmp_path / "three"],
+            data="digits",
+            seed=seed,
+            options={"rollout.discard": "0.5"},
+        )
+    first, again, other = seen
+    assert (first.name, first.other_name, first.options["second_name"]) == ("one", "two", "three")
+    assert first.sample is not None and first.sample.shape == (128, 3, 16, 16)
+    assert first.options["other_sample"].shape == (128, 3, 8, 8)
+    assert first.options["second_sample"].shape == (128, 3, 24, 24)
+    # Digits are 8 x 8: what the second model sees, enlarged, is what the first one sees.
+    enlarged = torch.nn.functional.interpolate(first.options["other_sample"], size=16, mode="bicubic")
+    assert (enlarged - first.sample).abs().mean() < 0.2 < (enlarged.roll(1, 0) - first.sample).abs().mean()
+    assert again.sample is not None and other.sample is not None
+    assert torch.equal(first.sample, again.sample) and not torch.equal(first.sample, other.sample)
+    assert first.options["rollout.discard"] == 0.5 and not first.model.training
