@@ -113,7 +113,7 @@ def judged(
         "correlations": [None if rho is None else round(rho, 4) for rho in rhos],
         "mean_absolute": None if mean is None else round(mean, 4),
         "limit": MOST_ALIKE,
-        "passed": mean is not None and mean < MOST_ALIKE,
+        "passed": None if mean is None else mean < MOST_ALIKE,
     }
     lines: list[tuple[str, bool]] = []
     fails: list[str] = []

@@ -28,17 +28,20 @@ def write_files(folder: Path, document: Mapping[str, Any], made: Sequence[Made])
     document: about the model and the pictures, as for `describe`. Each file is replaced in one rename.
     Raises UsageError where the folder cannot be written.
     """
+    whole = {**document, "page": str(folder / PAGE), "explanations": [describe(one) for one in made]}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # First, because it refuses a page that is not ours: nothing else has been touched then.
+        write_page(
+            "explain.html.j2", folder / PAGE, {**document, "sections": [_section(one) for one in made]}
+        )
         _clear(folder)
         for one in made:
             for figure in one.figures:
                 replace_file(folder / file_name(one, figure), content_of(figure))
-        whole = {**document, "page": str(folder / PAGE), "explanations": [describe(one) for one in made]}
         replace_file(folder / NUMBERS, to_json(whole))
     except OSError as error:
         raise UsageError(f"{folder}: cannot write there: {error.strerror}; choose another --out") from None
-    write_page("explain.html.j2", folder / PAGE, {**document, "sections": [_section(one) for one in made]})
     return whole
 
 

@@ -98,7 +98,7 @@ MAPS_OF["pyramid"] = [name for name in MAPS if name not in ("rollout", "gradient
 def _passes(readings: dict[str, Any]) -> bool:
     parts = [readings["deletion"], readings["insertion"]]
     return all(part is not None and part["passed"] for part in parts) and (
-        readings["randomised"]["passed"] or readings["randomised"]["mean_absolute"] is None
+        readings["randomised"]["passed"] is not False
     )
 
 
