@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from isopatch.api import configure, convert, create_model, evaluate_checkpoint, train
     from isopatch.errors import IsopatchError, UsageError
     from isopatch.eval_sizes import evaluate_sizes
+    from isopatch.explaining import explain_checkpoint
     from isopatch.models.describe import describe
     from isopatch.models.load import load
     from isopatch.models.spec import list_models
@@ -35,6 +36,7 @@ _HOME = {
     "evaluate": "isopatch.training.evaluate",
     "evaluate_checkpoint": "isopatch.api",
     "evaluate_sizes": "isopatch.eval_sizes",
+    "explain_checkpoint": "isopatch.explaining",
     "list_models": "isopatch.models.spec",
     "load": "isopatch.models.load",
     "train": "isopatch.api",
@@ -54,6 +56,7 @@ __all__ = [
     "evaluate",
     "evaluate_checkpoint",
     "evaluate_sizes",
+    "explain_checkpoint",
     "list_models",
     "load",
     "train",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from isopatch.cli import benching, measuring, models, other, training
+from isopatch.cli import benching, explaining, measuring, models, other, training
 from isopatch.cli.parser import parse
 from isopatch.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, IsopatchError
 
@@ -80,6 +80,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": training.config,
     "eval": measuring.evaluate,
     "predict": measuring.predict,
+    "explain": explaining.explain,
     "convert": models.convert,
     "report": measuring.report,
     "models list": models.models_list,

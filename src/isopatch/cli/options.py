@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
+
+from isopatch.explain.options import OPTIONS, PREFIXES
 
 KERNELS = ("auto", "plain", "native", "triton")
 DATA = "digits, a folder, a pack, Parquet or a hub name"
@@ -64,6 +67,40 @@ def add_data_bench(bench: argparse.ArgumentParser) -> None:
             option, type=count(1), default=default, metavar="N", help=f"{what}; default {default}"
         )
     bench.add_argument("--workers", type=count(0), default=2, metavar="N", help="processes; default 2")
+
+
+def add_explain(explain: Any) -> None:
+    """Options of `isopatch explain`."""
+    explain.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    explain.add_argument("images", metavar="IMAGE", nargs="*", help="pictures, folders, globs; at most 64")
+    explain.add_argument(
+        "--what", metavar="NAME,...", help="which explanations; default all that can be made"
+    )
+    explain.add_argument("--class", dest="class_name", metavar="NAME", help="default: the most probable one")
+    explain.add_argument(
+        "--compare", metavar="OTHER", action="append", help="another model beside it; at most two"
+    )
+    explain.add_argument("--data", metavar="DATA", help=f"for statistics: {DATA}")
+    explain.add_argument("--split", choices=("train", "val", "test"), help="default: test where there is one")
+    explain.add_argument(
+        "--pictures", type=count(0), default=0, metavar="N", help="explain N pictures of --data too"
+    )
+    explain.add_argument(
+        "--out", metavar="DIR", help="default: explanations, in the run or where you are; files are replaced"
+    )
+    explain.add_argument(
+        "--model", metavar="NAME", help="which model a file without a name holds; --model.ARGUMENT VALUE"
+    )
+    explain.add_argument("--device", default="cpu", metavar="D", help="cpu (default), cuda or cuda:N")
+    explain.add_argument("--seed", type=count(0), default=0, metavar="N", help="of samples and checks")
+    explain.settings_under = ("model.", *PREFIXES)
+    explain.epilog = "options of explanations, with their defaults:\n" + "\n".join(
+        f"  --{name} {_shown(option.default)}: {option.about}" for name, option in OPTIONS.items()
+    )
+
+
+def _shown(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def add_max_pixels(parser: argparse.ArgumentParser) -> None:

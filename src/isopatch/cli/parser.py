@@ -15,7 +15,11 @@ from isopatch.cli.options import (
     KERNELS,
     add_bench,
     add_data_bench,
+<<<<<<< HEAD
     add_labels,
+=======
+    add_explain,
+>>>>>>> w6-maps
     add_max_pixels,
     add_pack,
     add_probes,
@@ -28,6 +32,7 @@ VERBS = {
     "train": "train a model: on digits, a folder of pictures, or a data set",
     "eval": "measure a trained model on a data set",
     "predict": "classify pictures",
+    "explain": "show what a model has learned and what it looks at in pictures",
     "convert": "write a checkpoint in another project's format, and measure the error",
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
@@ -58,7 +63,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     late_epilog: Callable[[], str] | None = None
-    settings_under: str | None = None
+    settings_under: str | tuple[str, ...] | None = None
     many: str | None = None
 
     def __init__(self, **options: Any) -> None:
@@ -199,6 +204,10 @@ def build_parser() -> Parser:
         "--top-k", type=count(1), default=5, metavar="K", help="classes per picture, default 5"
     )
     _add_inference(predict, batch_size=64)
+
+    explain = verb("explain")
+    explain.many = "images"
+    add_explain(explain)
 
     convert = verb("convert")
     convert.add_argument("source", metavar="SRC", help=CHECKPOINT)
@@ -343,7 +352,7 @@ def _settings(rest: list[str], parser: Parser) -> list[tuple[str, str]]:
     return settings
 
 
-def _is_setting(name: str, under: str | None) -> bool:
+def _is_setting(name: str, under: str | tuple[str, ...] | None) -> bool:
     if under is None or not name.startswith(under):
         return False
     from isopatch.training.config import RunConfig

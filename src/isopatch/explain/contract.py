@@ -27,12 +27,16 @@ class Shown:
 
     name: of the file or of its place in a data set. image: (H, W, 3) uint8, what the model sees, before it is
     normalised. tensor: (1, 3, H, W), what enters the model. label: the true class's index, where it is known.
+    original: (h, w, 3) uint8, the whole picture in its own aspect, made smaller; box: (left, top, right,
+    bottom), the part of it that the model sees, as shares of its sides. None: nothing but `image` is known.
     """
 
     name: str
     image: NDArray[np.uint8]
     tensor: Tensor
     label: int | None = None
+    original: NDArray[np.uint8] | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Context:
     model: in eval mode, on `device`, float32. name: what the user called it. classes: names of its outputs.
     pictures: those that were given to be explained. sample: (M, 3, H, W), up to 128 prepared pictures of a
     data set, for statistics; None without data. other, other_name: a second model to compare with.
+    options: `isopatch.explain.options`. store: what one explanation computed and others may take from here.
     """
 
     model: Classifier
@@ -55,6 +60,7 @@ class Context:
     device: str = "cpu"
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    store: dict[Any, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,22 @@ def resized_size(width: int, height: int, contract: InputContract) -> tuple[int,
     return target_width, int(target_width * height / width)
 
 
+def seen_box(width: int, height: int, contract: InputContract) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of what `prepare` keeps of a picture, as shares of its sides."""
+    strip_left, strip_top, kept_width, kept_height = 0, 0, width, height
+    if contract.resize == "shorter":
+        strip_left, strip_top, kept_width, kept_height = _strip(width, height)
+    size = resized_size(kept_width, kept_height, contract)
+    left, top = _crop_corner(*size, contract)
+    across, down = kept_width / size[0], kept_height / size[1]
+    return (
+        max(0.0, (strip_left + left * across) / width),
+        max(0.0, (strip_top + top * down) / height),
+        min(1.0, (strip_left + (left + contract.width) * across) / width),
+        min(1.0, (strip_top + (top + contract.height) * down) / height),
+    )
+
+
 def prepare_uint8(image: Image.Image, contract: InputContract) -> Tensor:
     """Resize and centre-crop `image` to the contract: uint8 (3, H, W), not normalised.
 
@@ -54,8 +70,7 @@ def prepare_uint8(image: Image.Image, contract: InputContract) -> Tensor:
     size = resized_size(*image.size, contract)
     if size != image.size:
         image = image.resize(size, _INTERPOLATION[contract.interpolation])
-    left = round((image.width - contract.width) / 2)
-    top = round((image.height - contract.height) / 2)
+    left, top = _crop_corner(*image.size, contract)
     image = image.crop((left, top, left + contract.width, top + contract.height))
     pixels = np.array(image)  # (H, W, 3), a copy of its own
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -102,14 +117,20 @@ def prepare(image: Image.Image, contract: InputContract) -> Tensor:
     return normalise(prepare_uint8(image, contract), contract)
 
 
-def _cut_strip(image: Image.Image) -> Image.Image:
-    """Keep the middle of a picture more elongated than `MAX_ASPECT`."""
-    width, height = image.size
+def _crop_corner(width: int, height: int, contract: InputContract) -> tuple[int, int]:
+    """Return (left, top) of the centre crop."""
+    return round((width - contract.width) / 2), round((height - contract.height) / 2)
+
+
+def _strip(width: int, height: int) -> tuple[int, int, int, int]:
+    """Return (left, top, width, height) of the middle of a picture more elongated than `MAX_ASPECT`."""
     longest = MAX_ASPECT * min(width, height)
-    if max(width, height) <= longest:
+    kept_width, kept_height = min(width, longest), min(height, longest)
+    return (width - kept_width) // 2, (height - kept_height) // 2, kept_width, kept_height
+
+
+def _cut_strip(image: Image.Image) -> Image.Image:
+    left, top, width, height = _strip(*image.size)
+    if (width, height) == image.size:
         return image
-    if width > height:
-        left = (width - longest) // 2
-        return image.crop((left, 0, left + longest, height))
-    top = (height - longest) // 2
-    return image.crop((0, top, width, top + longest))
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,218 @@
+"""Explain whatever `load` opens: its weights, pictures, a data set, and other models beside it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from isopatch.data.source import ImageSource
+from isopatch.data.sources.relabel import relabel
+from isopatch.errors import IsopatchError, UsageError, nearest
+from isopatch.evaluation import split_of
+from isopatch.explain.contract import Context, Figure, Shown
+from isopatch.explain.made import Made, make, require_finite
+from isopatch.explain.options import read_options
+from isopatch.explain.page import describe, write_files
+from isopatch.explain.shown import show, show_file, spread
+from isopatch.explain.table import find
+from isopatch.image.contract import InputContract
+from isopatch.image.decode import DecodeError
+from isopatch.image.prepare import prepare
+from isopatch.models.load import load
+from isopatch.nn.classifier import Classifier
+from isopatch.predict import Input, expand_inputs, require_device
+
+log = logging.getLogger("isopatch")
+
+MOST_PICTURES = 64  # on one page, each with a figure per explanation
+SAMPLE = 128  # pictures for statistics, as in Dosovitskiy et al. 2020, appendix D.7
+MOST_COMPARED = 2
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What `explain_checkpoint` made.
+
+    made: each explanation with its figures, or why it was left out. document: the same as plain values.
+    folder: where it was written, or None.
+    """
+
+    made: tuple[Made, ...]
+    document: dict[str, Any] = field(repr=False)
+    folder: Path | None = None
+
+    @property
+    def figures(self) -> dict[str, tuple[Figure, ...]]:
+        """The figures of each explanation that has any."""
+        return {one.explanation.name: one.figures for one in self.made if one.figures}
+
+
+def explain_checkpoint(
+    source: str | Path,
+    pictures: Sequence[Input] = (),
+    *,
+    what: Sequence[str] | None = None,
+    compare: Sequence[str | Path] = (),
+    data: str | None = None,
+    split: str | None = None,
+    num_pictures: int = 0,
+    class_name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Explained:
+    """Show what a trained model has learned, and what it looks at in pictures.
+
+    source, name, arguments: the model, as for `load`. pictures: paths (files, folders, patterns) or PIL
+        pictures, at most 64; one that cannot be read is listed and left out.
+    what: names of explanations (`isopatch.explain.table`); None makes all that the model has and that what
+        was given allows, and says of the others why not.
+    compare: one or two other models, beside which statistics are shown.
+    data, split, num_pictures: a data set for statistics (128 pictures of the split, drawn by seed), and how
+        many of its pictures to explain too.
+    class_name: the class to explain; None takes each picture's most probable one.
+    options: names and values of `isopatch.explain.options`, {"rollout.fusion": "max"}.
+    out: a folder for the figures, explanations.json and explanations.html; None writes nothing.
+    Raises UsageError for a request that cannot work, IsopatchError where the weights are not finite or not
+    one picture could be read.
+    """
+    settings = read_options((options or {}).items())
+    if what is not None:
+        find(what)  # a typing error is said before anything is loaded
+    if len(compare) > MOST_COMPARED:
+        raise UsageError(f"--compare: {len(compare)} models, at most {MOST_COMPARED} stand beside another")
+    if data is None and (split is not None or num_pictures):
+        raise UsageError("--split and --pictures choose from --data: give that too")
+    place = str(require_device(device))
+    model = _opened(source, place, name=name, arguments=arguments)
+    contract: InputContract = model.spec.input
+    classes = model.spec.classes or tuple(str(i) for i in range(model.spec.arguments["num_classes"]))
+    if class_name is not None:
+        settings["class"] = _class_index(class_name, classes)
+    shown, notes = _read(pictures, contract)
+    sample = labels = None
+    others = [_opened(other, place) for other in compare]
+    if data is not None:
+        chosen, labelled = _pictures_of(source, data, split, classes, notes)
+        indices = spread(chosen, min(SAMPLE, len(chosen)), seed=seed)
+        sample = _prepared(chosen, indices, contract)
+        labels = torch.tensor([int(chosen.labels[i]) for i in indices]) if labelled else None
+        for other, key in zip(others, ("other_sample", "second_sample"), strict=False):
+            settings[key] = _prepared(chosen, indices, other.spec.input)
+        shown += [
+            show(chosen.read(i), chosen.name(i), contract, label=int(chosen.labels[i]) if labelled else None)
+            for i in spread(chosen, num_pictures, seed=seed)
+        ]
+    if len(shown) > MOST_PICTURES:
+        raise UsageError(
+            f"{len(shown)} pictures: explanations are looked at one by one, give at most {MOST_PICTURES}"
+        )
+    names = short_names([source, *compare])
+    if len(others) > 1:
+        settings |= {"second": others[1], "second_name": names[2]}
+    context = Context(
+        model=model,
+        name=names[0],
+        classes=classes,
+        pictures=tuple(shown),
+        sample=sample,
+        sample_labels=labels,
+        other=others[0] if others else None,
+        other_name=names[1] if others else "",
+        device=place,
+        seed=seed,
+        options=settings,
+    )
+    made = make(context, what)
+    document = {
+        "title": model.spec.name,
+        "source": str(source),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "compare": [str(other) for other in compare],
+        "pictures": [one.name for one in shown],
+        "data": data,
+        "seed": seed,
+        "notes": notes,
+    }
+    if out is None:
+        return Explained(tuple(made), {**document, "explanations": [describe(one) for one in made]})
+    return Explained(tuple(made), write_files(Path(out), document, made), Path(out))
+
+
+def _opened(
+    source: str | Path, device: str, *, name: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> Classifier:
+    """Load a model in float32 and refuse weights that are not finite."""
+    model = load(source, name=name, arguments=arguments).float().to(device).eval()
+    require_finite(model, str(source))
+    return model
+
+
+def short_names(sources: Sequence[str | Path]) -> list[str]:
+    """Return what charts call models: the last part of a path, of best/ its run's; all where two agree."""
+    names = []
+    for source in sources:
+        path = Path(source)
+        named = path.exists() and path.resolve().name != ""
+        last = path.resolve().parent.name if path.name == "best" else path.resolve().name
+        names.append(last if named else str(source))
+    return names if len(set(names)) == len(names) else [str(source) for source in sources]
+
+
+def _read(pictures: Sequence[Input], contract: InputContract) -> tuple[list[Shown], list[str]]:
+    """Return what could be read, and a sentence about each picture that could not."""
+    shown: list[Shown] = []
+    notes: list[str] = []
+    items: list[Input] = []
+    for item in pictures:
+        items += [item] if isinstance(item, Image.Image) else expand_inputs([item])
+    if len(items) > MOST_PICTURES:
+        raise UsageError(
+            f"{len(items)} pictures: explanations are looked at one by one, give at most {MOST_PICTURES}"
+        )
+    for number, item in enumerate(items, start=1):
+        try:
+            if isinstance(item, Image.Image):
+                shown.append(show(item, f"picture {number}", contract))
+            else:
+                shown.append(show_file(item, contract))
+        except DecodeError as error:
+            notes.append(f"{error}: left out")
+            log.warning("%s: left out", error)
+    if items and not shown:
+        raise IsopatchError(f"none of the {len(items)} inputs could be read as a picture ({notes[0]})")
+    return shown, notes
+
+
+def _pictures_of(
+    source: str | Path, data: str, split: str | None, classes: tuple[str, ...], notes: list[str]
+) -> tuple[ImageSource, bool]:
+    """Open the split, its labels counting the model's classes; False where its classes are others."""
+    _, chosen, pictures = split_of(source, data, split, "fail")
+    if set(pictures.classes) <= set(classes):
+        return relabel(pictures, classes, where=f"{os.fspath(data)} ({chosen})"), True
+    notes.append(f"{data}: its classes are not the model's, so no picture has a true class here")
+    return pictures, False
+
+
+def _prepared(pictures: ImageSource, indices: Sequence[int], contract: InputContract) -> torch.Tensor:
+    return torch.stack([prepare(pictures.read(index), contract) for index in indices])
+
+
+def _class_index(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise UsageError(
+            f"--class {name}: no class of the model{nearest(name, classes)}; it has {', '.join(classes[:8])}"
+            + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+        )
+    return list(classes).index(name)
