@@ -103,7 +103,7 @@ def sheet(
     """
     count = max(len(pictures) for _, pictures in rows)
     before = 0.095 * max((len(label) for label, _ in rows), default=0) + 0.05
-    above = 0.22 if columns else 0.04
+    above = 0.22 if columns or colour_bar else 0.04
     below = 0.19 if captions else 0.0
     right = 0.75 if colour_bar else 0.02
     side = min(tile, (WIDTH - before - right) / (count * (1 + gap)))
@@ -114,23 +114,27 @@ def sheet(
     height = above + pitch * len(rows) + 0.04
 
     def on(figure: Figure) -> None:
+        axes = figure.add_axes((0, 0, 1, 1))  # in inches, from the upper left corner
+        axes.set(xlim=(0, WIDTH), ylim=(height, 0))
+        axes.axis("off")
         for index, (label, pictures) in enumerate(rows):
-            top = height - above - index * pitch
-            middle = (top - side * tallest / 2) / height
-            figure.text((before - 0.08) / WIDTH, middle, label, ha="right", va="center", fontsize=8.5)
+            top = above + index * pitch
+            axes.text(before - 0.08, top + side * tallest / 2, label, ha="right", va="center", fontsize=8.5)
             for place, picture in enumerate(pictures):
                 x = before + place * side * (1 + gap)
                 tall, wide = (side * extent / largest for extent in picture.shape[:2])
-                axes = figure.add_axes((x / WIDTH, (top - tall) / height, wide / WIDTH, tall / height))
-                axes.imshow(_enlarged(picture), interpolation="none", aspect="auto")
-                axes.axis("off")
+                axes.imshow(
+                    _enlarged(picture),
+                    extent=(x, x + wide, top + tall, top),
+                    interpolation="none",
+                    aspect="auto",
+                )
                 if index == 0 and place < len(columns):
-                    where = (x + wide / 2) / WIDTH
-                    figure.text(where, 1 - 0.14 / height, columns[place], ha="center", fontsize=8.0)
+                    axes.text(x + wide / 2, 0.14, columns[place], ha="center", fontsize=8.0)
                 if captions:
-                    text = captions[index][place]
-                    where = (x + wide / 2) / WIDTH, (top - side * tallest - 0.13) / height
-                    figure.text(*where, text, ha="center", fontsize=7.0)
+                    below_it = top + side * tallest + 0.13
+                    axes.text(x + wide / 2, below_it, captions[index][place], ha="center", fontsize=7.0)
+        axes.set(xlim=(0, WIDTH), ylim=(height, 0))  # each picture has moved them
         if colour_bar is not None:
             x = before + count * side * (1 + gap) + 0.05
             tall = min(pitch * len(rows) - gap * side - below, 2.4)

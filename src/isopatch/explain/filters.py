@@ -1,4 +1,4 @@
-"""What a model's first layer looks for: principal components of its patch filters, and the filters themselves.
+"""What a model's first layer looks for: principal components of its patch filters, and single filters.
 
 D filters of C_in channels and k x k pixels. Dosovitskiy et al. 2020, figure 7 (left): the first 28 principal
 components of the patch projection.
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import as_colours, plain, sheet
+from isopatch.explain.tensors import as_numbers
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.resnet_stem import STANDARDISATION_EPS, StandardConv
 from isopatch.nn.stem import NormedPatchStem
@@ -50,14 +51,15 @@ def first_filters(model: Classifier) -> NDArray[np.float64] | None:
     for module in model.modules():
         if isinstance(module, NormedPatchStem):
             side = module.patch_size
-            flat = module.proj.weight.detach().double().cpu()  # a patch's rows first, channels innermost
-            return flat.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).numpy()
+            flat = module.proj.weight.detach().double().cpu()
+            pixels = flat.view(len(flat), side, side, -1)  # a patch's rows first, its channels innermost
+            return as_numbers(pixels.permute(0, 3, 1, 2))
         if isinstance(module, nn.Conv2d):
             weight = module.weight.detach().double().cpu()
             if isinstance(module, StandardConv):
                 flat = weight.flatten(1)
                 weight = F.layer_norm(flat, flat.shape[1:], eps=STANDARDISATION_EPS).view_as(weight)
-            return weight.numpy()
+            return as_numbers(weight)
     return None
 
 
@@ -120,9 +122,9 @@ def _strongest(filters: NDArray[np.float64]) -> Figure:
     return Figure(
         name="filters",
         title=f"The {len(order)} filters with the largest weights",
-        caption=f"Single filters, the one with the largest norm first, each scaled to 0-1 by itself; together "
-        f"they hold {held:.0f} % of the squared weights of all {len(filters)}. A grey filter that only looks "
-        f"like noise was hardly trained.",
+        caption="Single filters, the one with the largest norm first, each scaled to 0-1 by itself; "
+        f"together they hold {held:.0f} % of the squared weights of all {len(filters)}. A filter like noise "
+        "was hardly trained, or works on what the eye does not see.",
         svg=sheet(
             [("", pictures[start : start + PER_ROW]) for start in rows],
             title="The filters with the largest weights",

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import chart, plain, ramp, sheet, signed, spread
 from isopatch.explain.parts import blocks_of, is_depthwise
+from isopatch.explain.tensors import as_numbers
 from isopatch.nn.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -77,12 +79,12 @@ def energy_by_radius(kernels: NDArray[np.float64]) -> Energy:
     radius, ring = np.unique(np.round(distance, 9), return_inverse=True)
     mean = shares[alive].mean(axis=0) if alive.any() else np.full(distance.shape, np.nan)
     share = np.cumsum(np.bincount(ring.ravel(), weights=mean.ravel(), minlength=len(radius)))
-    return Energy(radius, share, mean_radius)
+    return Energy(np.asarray(radius, np.float64), share, mean_radius)
 
 
 def centre_distance(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return each place's distance from the kernel's centre, in places, (rows, cols)."""
-    down, across = ((np.arange(extent) - (extent - 1) // 2) for extent in shape)
+    down, across = ((np.arange(extent) - (extent - 1) // 2.0) for extent in shape)
     distance: NDArray[np.float64] = np.hypot(down[:, None], across[None, :])
     return distance
 
@@ -106,8 +108,8 @@ def _atlas(layers: list[Layer]) -> Figure:
     return Figure(
         name="atlas",
         title="Depthwise kernels by depth",
-        caption="Each row is a layer, the first above. From left to right evenly spaced kernels of the layer "
-        "in the order of how far from the centre their weight lies: narrow ones left, wide ones right. Red is "
+        caption="Each row is a layer, the first above. From left to right evenly spaced kernels of the "
+        "layer, in the order of how far from the centre their weight lies: narrow ones left. Red is "
         "positive, blue negative, white zero; every kernel is scaled by its own largest weight." + left_out,
         svg=sheet(rows, title="Depthwise kernels by depth", gap=0.1),
         data={"layers": data},
@@ -144,8 +146,8 @@ def _energy(layers: list[Layer]) -> Figure:
         name="energy",
         title="How far out the kernels' weight lies",
         caption="Share of a kernel's squared weight within a distance of its centre, mean over the layer's "
-        "channels. A curve that rises at once is a layer of narrow kernels that hardly mixes; a flat kernel of "
-        f"this size would hold 90 % within {flat:.1f} places.",
+        "channels. A curve that rises at once is a layer of narrow kernels that hardly mixes; a flat kernel "
+        f"of this size would hold 90 % within {flat:.1f} places.",
         svg=chart(draw, title="Kernel energy against radius"),
         data={"layers": data},
     )
@@ -163,6 +165,5 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def _kernels(part: object) -> NDArray[np.float64]:
-    weight = part.weight.detach().double().cpu().numpy()[:, 0]  # type: ignore[attr-defined]
-    kernels: NDArray[np.float64] = weight
-    return kernels
+    assert isinstance(part, nn.Conv2d)
+    return as_numbers(part.weight)[:, 0]

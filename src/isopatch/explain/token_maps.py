@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import plain, sheet, signed, spread
 from isopatch.explain.parts import mixing_parts
+from isopatch.explain.tensors import as_numbers
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.fixed_mixers import RandomMixer
 from isopatch.nn.layout import Grid
@@ -53,7 +54,7 @@ def token_maps(model: Classifier) -> list[TokenMap]:
         else:
             continue
         assert isinstance(part, TokenMlp | TokenLinear | SpatialGate | RandomMixer)
-        rows = weight.detach().double().cpu().numpy()
+        rows = as_numbers(weight)
         found.append(TokenMap(block, kind, rows, part.grid, placed))
     return found
 
@@ -70,7 +71,8 @@ def frequency(rows: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
     spectrum[:, 0, 0] = 0.0
     total = spectrum.sum(axis=(1, 2))
     weighted = (spectrum * size).sum(axis=(1, 2))
-    return np.divide(weighted, total, out=np.zeros_like(total), where=total > 1e-24)
+    waves: NDArray[np.float64] = np.divide(weighted, total, out=np.zeros_like(total), where=total > 1e-24)
+    return waves
 
 
 def make(context: Context) -> list[Figure]:
@@ -92,12 +94,12 @@ def make(context: Context) -> list[Figure]:
         rows.append((f"block {found.block}", pictures))
         data.append({"block": found.block, "kind": found.kind, "grid": list(found.grid), **order})
     reading = (
-        "Each picture holds the weights with which one place of the grid reads all the others; the places run "
-        "from the upper left to the lower right corner. A spot that moves along is a local filter, as a "
+        "Each picture holds the weights with which one place of the grid reads all the others; the places "
+        "run from the upper left to the lower right corner. A spot that moves along is a local filter, as a "
         "convolution has."
         if placed
-        else "Each picture holds the weights of one hidden unit over the grid, evenly spaced units in the order "
-        "of their mean spatial frequency: smooth ones left, fine ones right."
+        else "Each picture holds the weights of one hidden unit over the grid, evenly spaced units in the "
+        "order of their mean spatial frequency: smooth ones left, fine ones right."
     )
     size = "Every picture is scaled by its own largest weight: red positive, blue negative, white zero."
     count = "" if len(rows) == len(maps) else f" {len(rows)} of {len(maps)} blocks are shown."
