@@ -90,21 +90,35 @@ def u_centred(gram: Tensor) -> Tensor:
     return torch.where(centred.abs().amax(dim=(-2, -1), keepdim=True) > 1e-9 * size, centred, 0.0)
 
 
-def half_samples(grams: Sequence[Grams], count: int, seed: int) -> list[list[Grams]]:
-    """Return `count` times the same Gram matrices of a random half of every minibatch's pictures.
+def layer_by_layer(first: Grams, second: Grams) -> Tensor:
+    """Return CKA of each layer of the one with the layer of the same number of the other.
 
-    Drawn without replacement, the same half for all models: a picture drawn twice would be equal to itself
+    Gram matrices (L, ..., n, n) per minibatch -> (L, ...); NaN where a layer does not vary.
+    """
+    products = [
+        [(x * y).sum(dim=(-2, -1)) / (x.shape[-1] * (x.shape[-1] - 3)) for x, y in ((a, b), (a, a), (b, b))]
+        for a, b in zip(map(u_centred, first), map(u_centred, second), strict=True)
+    ]
+    hsic, own_first, own_second = (torch.stack(terms).sum(dim=0) for terms in zip(*products, strict=True))
+    scale = (own_first * own_second).sqrt()
+    return torch.where(scale > 0, hsic / scale, torch.nan)
+
+
+def half_samples(grams: Sequence[Grams], count: int, seed: int) -> list[Grams]:
+    """Return, for each model, Gram matrices (L, count, n / 2, n / 2) of random halves of every minibatch.
+
+    Drawn without replacement, the same halves for all models: a picture drawn twice would be equal to itself
     and raise every HSIC_1. An estimate from half of the pictures scatters about the whole one as the whole
     one does about the truth (the delete-half jackknife; Shao and Wu 1989).
     """
     rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(count):
-        halves = [
-            torch.from_numpy(np.sort(rng.permutation(g.shape[1])[: max(g.shape[1] // 2, LEAST)]))
-            for g in grams[0]
-        ]
-        drawn.append([[g[:, half][:, :, half] for g, half in zip(of, halves, strict=True)] for of in grams])
+    drawn: list[Grams] = [[] for _ in grams]
+    for part in zip(*grams, strict=True):
+        pictures = part[0].shape[-1]
+        kept = max(pictures // 2, LEAST)
+        halves = torch.from_numpy(np.stack([rng.permutation(pictures)[:kept] for _ in range(count)]))
+        for of, gram in zip(drawn, part, strict=True):
+            of.append(gram[:, halves[:, :, None], halves[:, None, :]])
     return drawn
 
 

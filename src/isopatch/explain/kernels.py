@@ -78,7 +78,8 @@ def energy_by_radius(kernels: NDArray[np.float64]) -> Energy:
     mean_radius = np.where(alive, (shares * distance).sum(axis=(1, 2)), np.nan)
     radius, ring = np.unique(np.round(distance, 9), return_inverse=True)
     mean = shares[alive].mean(axis=0) if alive.any() else np.full(distance.shape, np.nan)
-    share = np.cumsum(np.bincount(ring.ravel(), weights=mean.ravel(), minlength=len(radius)))
+    summed = np.bincount(ring.ravel(), weights=mean.ravel(), minlength=len(radius))
+    share: NDArray[np.float64] = np.cumsum(summed, dtype=np.float64)
     return Energy(np.asarray(radius, np.float64), share, mean_radius)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isopatch.errors import UsageError
-from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples
+from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples, layer_by_layer
 from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import chart, heat_map, plain
 from isopatch.explain.samples import other_sample
@@ -78,13 +78,12 @@ def nearer(model: Grams, first: Grams, second: Grams, *, seed: int = 0, halves: 
         raise UsageError("the pictures are all alike to at least one layer: give others with --data")
     matched = np.stack([np.nan_to_num(v, nan=-np.inf).argmax(axis=1) for v in found], axis=1)
     by_layer = np.stack([_at(v, matched[:, i]) for i, v in enumerate(found)], axis=1)
-    differences = []
-    for a, b, c in half_samples([model, first, second], halves, seed):
-        each = [_at(cka(a, reference), matched[:, i]) for i, reference in enumerate((b, c))]
-        differences.append(np.mean(each[0][1:] - each[1][1:]))
+    like = [[gram[matched[:, i]] for gram in reference] for i, reference in enumerate((first, second))]
+    drawn, *drawn_like = half_samples([model, *like], halves, seed)
+    each = [layer_by_layer(drawn, reference)[1:].mean(dim=0) for reference in drawn_like]
     mean = by_layer[1:].mean(axis=0)
     estimate = float(mean[0] - mean[1])
-    scatter = 1.96 * math.sqrt(float(np.mean((np.array(differences) - estimate) ** 2)))
+    scatter = 1.96 * math.sqrt(float(((each[0] - each[1] - estimate) ** 2).mean()))
     return Nearer(by_layer, matched, mean, estimate - scatter, estimate + scatter)
 
 
