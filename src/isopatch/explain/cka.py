@@ -22,7 +22,7 @@ from torch import Tensor
 
 from isopatch.nn.classifier import Classifier, Features
 
-BATCH = 32
+BATCH = 64  # halves of smaller minibatches scatter more than they should
 LEAST = 4  # pictures of a minibatch: HSIC_1 divides by n - 3
 Grams = list[Tensor]  # one (L, n, n) per minibatch, float64 on the CPU
 Read = Callable[[Features], Tensor]  # features of a layer -> (B, D)
@@ -109,7 +109,8 @@ def half_samples(grams: Sequence[Grams], count: int, seed: int) -> list[Grams]:
 
     Drawn without replacement, the same halves for all models: a picture drawn twice would be equal to itself
     and raise every HSIC_1. An estimate from half of the pictures scatters about the whole one as the whole
-    one does about the truth (the delete-half jackknife; Shao and Wu 1989).
+    one does about the truth (the delete-half jackknife; Shao and Wu 1989), or somewhat more where minibatches
+    are small.
     """
     rng = np.random.default_rng(seed)
     drawn: list[Grams] = [[] for _ in grams]

@@ -136,7 +136,8 @@ def make_similarity(context: Context) -> list[Figure]:
                 warning=_undefined(values),
             )
         )  # fmt: skip
-    if len(others) == 2:
+    # Where pictures are all alike to a layer the figures above say so, and there is nothing to decide.
+    if len(others) == 2 and all(_comparable(cka(own, reference)) for _, reference, _ in others):
         figures.append(_verdict(context, own, others))
     return figures
 
