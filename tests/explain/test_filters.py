@@ -58,9 +58,7 @@ def test_equal_filters_have_no_variance_and_the_figure_says_so(context):
 
 
 def test_a_flattened_projection_has_the_filters_of_a_convolution():
-    model = vit(
-        dim=8, depth=1, num_heads=2, patch_size=4, image_size=(8, 12), num_classes=2, patch_norm=True
-    )
+    model = vit(dim=8, depth=1, num_heads=2, patch_size=4, image_size=(8, 12), num_classes=2, patch_norm=True)
     stem = model.stem
     filters = torch.from_numpy(first_filters(model)).float()
     x = torch.randn(1, 3, 8, 12)

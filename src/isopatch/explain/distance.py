@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isopatch.explain.attention import attended_layers
 from isopatch.explain.contract import Context, Figure
-from isopatch.explain.drawing import chart, plain
+from isopatch.explain.drawing import chart, key_of, plain
 from isopatch.explain.parts import Seen, look, mixing_parts
 from isopatch.explain.reach import Reach, matrix_distance, reach_of, uniform_distance
 from isopatch.explain.samples import other_sample
@@ -118,7 +118,7 @@ def _drawn(models: list[tuple[str, list[Layer]]]) -> str:
         for index, (name, layers) in enumerate(models):
             colour = SERIES[index]
             last = max(layer.block for layer in layers)
-            label: str | None = name
+            axes.plot([], [], "o", color=colour, markersize=5, label=key_of(name))
             for layer in layers:
                 # Models of different depth stand side by side by the share of their blocks.
                 x = (layer.block - 0.5) / last * 100 if together else float(layer.block)
@@ -128,9 +128,7 @@ def _drawn(models: list[tuple[str, list[Layer]]]) -> str:
                 if y.size > POINTS:
                     axes.vlines(x, *np.quantile(y, (0.1, 0.9)), color=colour, alpha=0.35, linewidth=5)
                     y = y.mean(keepdims=True)
-                axes.plot([x] * len(y), y, "o", color=colour, markersize=5, alpha=0.75, markeredgewidth=0,
-                          label=label)  # fmt: skip
-                label = None
+                axes.plot([x] * len(y), y, "o", color=colour, markersize=5, alpha=0.75, markeredgewidth=0)
             _draw_uniform(axes, layers, colour if together else GRID, share=together)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("mean distance, pixels")

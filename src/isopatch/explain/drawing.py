@@ -188,6 +188,11 @@ def mosaic(tiles: NDArray[np.uint8], gap: int = 1) -> Pixels:
     return sheet_of
 
 
+def key_of(name: str) -> str:
+    """Return a name as a legend shows it: matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def ramp(count: int) -> list[str]:
     """Return colours from the first block to the last."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex

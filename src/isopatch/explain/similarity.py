@@ -16,7 +16,7 @@ from torch import Tensor
 from isopatch.errors import UsageError
 from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples, layer_by_layer
 from isopatch.explain.contract import Context, Figure
-from isopatch.explain.drawing import chart, heat_map, plain
+from isopatch.explain.drawing import chart, heat_map, key_of, plain
 from isopatch.explain.samples import other_sample
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.skeleton import Isotropic
@@ -150,7 +150,7 @@ def _verdict(context: Context, own: Grams, others: list[tuple[str, Grams, str]])
     def draw(axes: Axes) -> None:
         x = np.arange(len(result.by_layer))
         for index, name in enumerate((first, second)):
-            axes.plot(x, result.by_layer[:, index], color=SERIES[index], label=name, linewidth=1.8,
+            axes.plot(x, result.by_layer[:, index], color=SERIES[index], label=key_of(name), linewidth=1.8,
                       marker="o", markersize=3.5)  # fmt: skip
         axes.set_xlabel(f"depth of {context.name}; upwards: CKA with the most similar layer")
         axes.locator_params(axis="x", integer=True)
