@@ -133,6 +133,7 @@ def _drawn(models: list[tuple[str, list[Layer]]]) -> str:
         axes.set_ylim(bottom=0)
         axes.set_ylabel("mean distance, pixels")
         if together:
+            axes.set_xlim(-2, 102)
             axes.set_xlabel("depth, % of the blocks")
             axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=2, borderaxespad=0.1)
         else:
@@ -171,5 +172,5 @@ def _units(models: list[tuple[str, list[Layer]]]) -> str:
 def _undefined(models: list[tuple[str, list[Layer]]]) -> str | None:
     count = sum(int(np.isnan(layer.reach.distances).sum()) for _, layers in models for layer in layers)
     return (
-        f"{count} head(s) or channel(s) have weights that are all zero: they look nowhere." if count else None
+        f"{count} head(s) or channel(s) have weights that are all zero, and look nowhere" if count else None
     )

@@ -108,7 +108,7 @@ def _components(filters: NDArray[np.float64]) -> Figure:
         f"of the variance over filters, together {held:.1f} %.",
         svg=svg,
         data={"filters": dim, "shape": [channels, high, wide], "variance": plain(found.variance)},
-        warning=None if varies else "All filters are equal: their components mean nothing.",
+        warning=None if varies else "all filters are equal, so their components mean nothing",
     )
 
 

@@ -56,7 +56,7 @@ def _of_table(table: Table, seed: int) -> list[Figure]:
     rows, cols, dim = table.field.shape
     similarity = cosines(table.field)
     undefined = np.isnan(similarity).any()
-    warning = "Entries that are zero have no direction; they are left blank." if undefined else None
+    warning = "entries that are zero have no direction, and are left blank" if undefined else None
     by_place = similarity.reshape(rows, cols, rows, cols)
     picked = np.ix_(spread(rows, MOST_TILES), spread(cols, MOST_TILES))
     shown = by_place[picked]
@@ -178,7 +178,7 @@ def _waves(field: Field, seed: int, places: str) -> Figure:
         "fast the strongest waves are: slow ones alone (1 period) may as well be any smooth function.",
         svg=chart(draw, title="Waves of the positions", height=2.4),
         data=data,
-        warning=None if waves is not None else sentence,
+        warning=None if waves is not None else sentence.rstrip(".").lower(),
     )
 
 

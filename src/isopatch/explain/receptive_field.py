@@ -154,7 +154,7 @@ def _fields(depths: list[Depth], count: int) -> Figure:
         ),
         data={"depth": picked, "middle": [list(depths[i].middle) for i in picked],
               "field": [plain(depths[i].field) for i in picked] if depths[0].field.size <= 4096 else None},
-        warning=f"No gradient arrives at {', '.join(empty)}." if empty else None,
+        warning=f"no gradient arrives at {', '.join(empty)}" if empty else None,
     )  # fmt: skip
 
 

@@ -218,4 +218,4 @@ def _top(values: NDArray[np.float64]) -> float:
 def _undefined(values: NDArray[np.float64]) -> str | None:
     if np.isfinite(values).all():
         return None
-    return "The pictures are all alike to some layers, which leaves nothing to compare: those are blank."
+    return "the pictures are all alike to some layers, which leaves nothing to compare: those are blank"
