@@ -51,11 +51,11 @@ def first_filters(model: Classifier) -> NDArray[np.float64] | None:
     for module in model.modules():
         if isinstance(module, NormedPatchStem):
             side = module.patch_size
-            flat = module.proj.weight.detach().double().cpu()
+            flat = module.proj.weight.detach().cpu().double()
             pixels = flat.view(len(flat), side, side, -1)  # a patch's rows first, its channels innermost
             return as_numbers(pixels.permute(0, 3, 1, 2))
         if isinstance(module, nn.Conv2d):
-            weight = module.weight.detach().double().cpu()
+            weight = module.weight.detach().cpu().double()
             if isinstance(module, StandardConv):
                 flat = weight.flatten(1)
                 weight = F.layer_norm(flat, flat.shape[1:], eps=STANDARDISATION_EPS).view_as(weight)

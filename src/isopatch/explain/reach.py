@@ -76,7 +76,7 @@ def kernel_distance(
     reads, cell: the map that is read and the pixels one of its places covers. before: places of padding above
     and left. A strided result stands in the middle of the places that it takes the place of.
     """
-    weights = kernels.abs().double().cpu()
+    weights = kernels.cpu().double().abs()
     offsets = [
         (torch.arange(size, dtype=torch.float64) * spread - first - (step - 1) / 2) * pixels
         for size, spread, first, step, pixels in zip(
@@ -124,14 +124,14 @@ def mixing_matrix(part: nn.Module, grid: Grid) -> tuple[str, Tensor]:
     the mean over segments' channels of its three branches, which weigh alike.
     """
     if isinstance(part, TokenMlp):
-        first, second = part.mlp.fc1.weight.detach().double(), part.mlp.fc2.weight.detach().double()
+        first, second = (layer.weight.detach().cpu().double() for layer in (part.mlp.fc1, part.mlp.fc2))
         return "token-MLP", (second @ first).abs()
     if isinstance(part, TokenLinear):
-        return "token-linear", part.linear.weight.detach().abs()
+        return "token-linear", _absolute(part.linear)
     if isinstance(part, SpatialGate):
-        return "spatial gate", part.linear.weight.detach().abs()
+        return "spatial gate", _absolute(part.linear)
     if isinstance(part, RandomMixer):
-        return "fixed random", part.weights.detach().abs()
+        return "fixed random", part.weights.detach().cpu().double().abs()
     if isinstance(part, PoolMixer):
         return "pooling", pool_matrix(grid, part.kernel_size)
     assert isinstance(part, PermuteMixer), type(part)
@@ -153,13 +153,13 @@ def permute_matrix(part: PermuteMixer, grid: Grid) -> Tensor:
     def along(linear: nn.Linear, count: int) -> Tensor:
         # (place, channel of the segment) that is written x that which is read: absolute weights, summed over
         # what is read and averaged over what is written
-        weight = linear.weight.detach().abs().double().view(count, -1, count, linear.in_features // count)
+        weight = _absolute(linear).view(count, -1, count, linear.in_features // count)
         return weight.sum(dim=3).mean(dim=1)
 
     same_row, same_col = torch.eye(rows, dtype=torch.float64), torch.eye(cols, dtype=torch.float64)
     down = torch.einsum("ij,kl->ikjl", along(part.rows, rows), same_col)
     across = torch.einsum("ij,kl->ikjl", same_row, along(part.cols, cols))
-    own = part.place.weight.detach().abs().double().sum(dim=1).mean()
+    own = _absolute(part.place).sum(dim=1).mean()
     here = own * torch.einsum("ij,kl->ikjl", same_row, same_col)
     return ((down + across + here) / 3).reshape(rows * cols, rows * cols)
 
@@ -174,10 +174,15 @@ def cycle_kernels(part: CycleMixer) -> Tensor:
     for channel in range(part.step_size):
         offset = (channel + half) % part.step_size
         read = slice(channel, None, part.step_size)
-        kernels[:, half, offset] += part.cols.weight.detach().abs().double()[:, read].sum(dim=1) / 3
-        kernels[:, offset, half] += part.rows.weight.detach().abs().double()[:, read].sum(dim=1) / 3
-    kernels[:, half, half] += part.place.weight.detach().abs().double().sum(dim=1) / 3
+        kernels[:, half, offset] += _absolute(part.cols)[:, read].sum(dim=1) / 3
+        kernels[:, offset, half] += _absolute(part.rows)[:, read].sum(dim=1) / 3
+    kernels[:, half, half] += _absolute(part.place).sum(dim=1) / 3
     return kernels
+
+
+def _absolute(layer: nn.Linear) -> Tensor:
+    """Return a layer's absolute weights (out, in), float64 on the CPU."""
+    return layer.weight.detach().cpu().double().abs()
 
 
 def _reach(kind: str, unit: str, distances: Tensor) -> Reach:

@@ -17,5 +17,5 @@ def batches(sample: Tensor, size: int) -> Iterator[Tensor]:
 
 def as_numbers(tensor: Tensor) -> NDArray[np.float64]:
     """Return a tensor's values as float64 numbers."""
-    numbers: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    numbers: NDArray[np.float64] = tensor.detach().cpu().double().numpy()
     return numbers
