@@ -138,6 +138,17 @@ def test_constant_pictures_are_warned_about_and_decide_nothing(context):
         assert (figures[0].warning is not None) == (count == 2)
 
 
+def test_a_second_model_that_cannot_be_drawn_is_told_of(context):
+    model = convmixer(**COMMON, kernel_size=3, image_size=16)
+    other = convmixer(**COMMON, kernel_size=1, image_size=16)  # 1 x 1 kernels mix nothing
+    make = {explanation.name: explanation.make for explanation in EXPLANATIONS}["attention-distance"]
+    (figure,) = make(context(model, sample=torch.randn(2, 3, 16, 16), other=other, other_name="the other"))
+    assert "the other has no part that mixes places" in figure.caption
+    assert list(figure.data) == ["it"]
+    (figure,) = make(context(model, sample=torch.randn(2, 3, 16, 16), other=model, other_name="the other"))
+    assert list(figure.data) == ["it", "the other"]
+
+
 def test_explanations_have_names_of_their_own():
     assert len({explanation.name for explanation in EXPLANATIONS}) == len(EXPLANATIONS) == 9
     assert all(explanation.source for explanation in EXPLANATIONS)

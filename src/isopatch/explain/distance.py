@@ -88,9 +88,13 @@ def make(context: Context) -> list[Figure]:
     assert context.sample is not None
     models = [(context.name, distances(context.model, context.sample.to(context.device)))]
     note = ""
-    if context.other is not None and missing(context.other) is None:
-        sample, note = other_sample(context)
-        models.append((context.other_name, distances(context.other, sample)))
+    if context.other is not None:
+        reason = missing(context.other)
+        if reason is None:
+            sample, note = other_sample(context)
+            models.append((context.other_name, distances(context.other, sample)))
+        else:
+            note = f" {context.other_name} {reason} and is not drawn."
     pictures = min(len(context.sample), PICTURES)
     has_attention = any(layer.reach.kind == "attention" for _, layers in models for layer in layers)
     how = (
