@@ -105,4 +105,4 @@ def prefix_of(model: Classifier) -> tuple[str, ...]:
 
 def without_attention(model: Classifier) -> str | None:
     """Say that a model has no attention; None where it has."""
-    return None if attentions(model) else "the model has no attention"
+    return None if attentions(model) else "has no attention"
