@@ -70,7 +70,16 @@ TABLE: dict[str, tuple[str, ...]] = {
     "kernels": ("nn", "models"),
     "doctor": ("training.hardware", "image.native", "kernels"),
 }
-COMMANDS = ("api", "evaluation", "eval_sizes", "eval_probes", "eval_robustness", "eval_labels", "explaining", "demo")
+COMMANDS = (
+    "api",
+    "evaluation",
+    "eval_sizes",
+    "eval_probes",
+    "eval_robustness",
+    "eval_labels",
+    "explaining",
+    "demo",
+)
 EVERYTHING = ("cli", *COMMANDS, "__init__", "__main__")
 
 

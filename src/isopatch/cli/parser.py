@@ -15,11 +15,8 @@ from isopatch.cli.options import (
     KERNELS,
     add_bench,
     add_data_bench,
-<<<<<<< HEAD
-    add_labels,
-=======
     add_explain,
->>>>>>> w6-maps
+    add_labels,
     add_max_pixels,
     add_pack,
     add_probes,

@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isopatch.errors import UsageError
 from isopatch.nn.classifier import Classifier
+
+
+class TooLittle(UsageError):
+    """What was given is not enough for an explanation; where it was not asked for by name, it is left out."""
+
 
 Needs = Literal["weights", "pictures", "data", "other"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.explain.contract import Context, Explanation, Figure
+from isopatch.explain.contract import Context, Explanation, Figure, TooLittle
 from isopatch.explain.table import EXPLANATIONS, find
 from isopatch.nn.classifier import Classifier
 
@@ -16,7 +16,7 @@ log = logging.getLogger("isopatch")
 _WANTED = {
     "pictures": "pictures: give files, or --data DATA --pictures N",
     "data": "a data set: give --data DATA",
-    "other": "another model: give --compare OTHER",
+    "other": "another model and a data set: give --compare OTHER and --data DATA",
 }
 
 
@@ -43,11 +43,16 @@ def make(context: Context, what: Sequence[str] | None = None) -> list[Made]:
                 raise UsageError(f"{explanation.name} of {context.name}: {reason}")
     made = []
     for explanation, reason in zip(wanted, reasons, strict=True):
-        if reason is None:
-            log.info("%s ...", explanation.name)
-            made.append(Made(explanation, tuple(explanation.make(context))))
-        else:
+        if reason is not None:
             made.append(Made(explanation, skipped=reason))
+            continue
+        log.info("%s ...", explanation.name)
+        try:
+            made.append(Made(explanation, tuple(explanation.make(context))))
+        except TooLittle as error:
+            if what is not None:
+                raise
+            made.append(Made(explanation, skipped=str(error)))
     return made
 
 
@@ -60,7 +65,7 @@ def _reason(explanation: Explanation, context: Context) -> str | None:
         "weights": True,
         "pictures": bool(context.pictures),
         "data": context.sample is not None,
-        "other": context.other is not None,
+        "other": context.other is not None and context.sample is not None,
     }
     return None if given[explanation.needs] else f"needs {_WANTED[explanation.needs]}"
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from isopatch.errors import UsageError
-from isopatch.explain.contract import Context
+from isopatch.explain.contract import Context, TooLittle
 from isopatch.image.contract import InputContract
 from isopatch.nn.classifier import Classifier
 
@@ -17,17 +16,17 @@ def other_sample(context: Context, which: str = "other") -> tuple[Tensor, str]:
 
     which: "other" or "second" (`options["second"]`). Taken from `options` where the same pictures were
     prepared for that model ("other_sample"); otherwise made from the model's own by undoing its
-    normalisation, resizing where the sizes differ and normalising anew. Raises UsageError without a sample.
+    normalisation, resizing where the sizes differ and normalising anew. Raises TooLittle without a sample.
     """
     model = context.other if which == "other" else context.options.get(which)
     assert isinstance(model, Classifier)
     if context.sample is None:
-        raise UsageError("two models are compared on pictures: give a data set with --data")
+        raise TooLittle("two models are compared on pictures: give a data set with --data")
     prepared = context.options.get(f"{which}_sample")
     if prepared is not None:
         assert isinstance(prepared, Tensor)
         if len(prepared) != len(context.sample):
-            raise UsageError(
+            raise TooLittle(
                 f"the two models got {len(context.sample)} and {len(prepared)} pictures: give them the same"
             )
         return prepared.to(context.device), ""

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isopatch.errors import UsageError
 from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples, layer_by_layer
-from isopatch.explain.contract import Context, Figure
+from isopatch.explain.contract import Context, Figure, TooLittle
 from isopatch.explain.drawing import chart, heat_map, key_of, plain
 from isopatch.explain.samples import other_sample
 from isopatch.nn.classifier import Classifier
@@ -70,12 +69,12 @@ def nearer(model: Grams, first: Grams, second: Grams, *, seed: int = 0, halves: 
 
     The most similar layers are chosen once, on all pictures, and kept in the half samples: chosen anew, the
     best of many noisy numbers would grow with the noise. The interval is the estimate plus and minus 1.96
-    times the scatter of the half samples (cka.half_samples). Raises UsageError where a similarity does not
+    times the scatter of the half samples (cka.half_samples). Raises TooLittle where a similarity does not
     exist.
     """
     found = [cka(model, reference) for reference in (first, second)]
     if not all(_comparable(values) for values in found):
-        raise UsageError("the pictures are all alike to at least one layer: give others with --data")
+        raise TooLittle("the pictures are all alike to at least one layer: give others with --data")
     matched = np.stack([np.nan_to_num(v, nan=-np.inf).argmax(axis=1) for v in found], axis=1)
     by_layer = np.stack([_at(v, matched[:, i]) for i, v in enumerate(found)], axis=1)
     like = [[gram[matched[:, i]] for gram in reference] for i, reference in enumerate((first, second))]
@@ -199,7 +198,7 @@ def _comparable(values: NDArray[np.float64]) -> bool:
 def _sample(context: Context) -> Tensor:
     if context.sample is None or len(context.sample) < LEAST:
         count = 0 if context.sample is None else len(context.sample)
-        raise UsageError(
+        raise TooLittle(
             f"CKA needs at least {LEAST} pictures, there are {count}: give a data set with --data"
         )
     return context.sample.to(context.device)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 
 from isopatch.errors import UsageError, nearest
 from isopatch.explain.contract import Explanation
 from isopatch.explain.of_pictures import EXPLANATIONS as OF_PICTURES
-
-OF_WEIGHTS: tuple[Explanation, ...] = ()
-if find_spec("isopatch.explain.of_weights") is not None:  # written beside this; the merge imports it plainly
-    OF_WEIGHTS = import_module("isopatch.explain.of_weights").EXPLANATIONS
+from isopatch.explain.of_weights import EXPLANATIONS as OF_WEIGHTS
 
 EXPLANATIONS: tuple[Explanation, ...] = (*OF_WEIGHTS, *OF_PICTURES)
 

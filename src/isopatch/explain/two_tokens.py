@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from isopatch.errors import UsageError
 from isopatch.explain.cka import BATCH, LEAST, cka, grams
-from isopatch.explain.contract import Context, Figure
+from isopatch.explain.contract import Context, Figure, TooLittle
 from isopatch.explain.drawing import chart, plain
 from isopatch.explain.tensors import batches
 from isopatch.nn.classifier import Classifier
@@ -52,7 +51,7 @@ def compare_tokens(model: Classifier, sample: Tensor) -> Tokens:
 def make(context: Context) -> list[Figure]:
     """Draw cosine and CKA by depth."""
     if context.sample is None or len(context.sample) < LEAST:
-        raise UsageError(f"CKA needs at least {LEAST} pictures: give a data set with --data")
+        raise TooLittle(f"CKA needs at least {LEAST} pictures: give a data set with --data")
     found = compare_tokens(context.model, context.sample.to(context.device))
     depth = np.arange(len(found.cosine))
 

@@ -238,8 +238,9 @@ def test_odd_pictures_of_a_model_that_is_not_square(family: str, saved: Callable
         Image.fromarray(noise),
     ]
     explained = isopatch.explain_checkpoint(model, odd)
-    assert set(explained.figures) == set(MAPS_OF[family])
-    for figures in explained.figures.values():
+    assert set(explained.figures) >= set(MAPS_OF[family])
+    for name in MAPS_OF[family]:
+        figures = explained.figures[name]
         maps = [figure for figure in figures if "maps" in figure.data]
         assert len(maps) == len(odd)
         for figure in maps[:2]:  # of one colour: nothing can be said, and it is said so

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from isopatch.explain.of_pictures import EXPLANATIONS
 from isopatch.explain.options import OPTIONS
 from isopatch.explain.randomised import MOST_ALIKE, SHUFFLES
 from isopatch.explain.scores import MOST_CELLS, ORDERS, STEPS
+from isopatch.explain.table import EXPLANATIONS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "explain.md").read_text()
