@@ -85,7 +85,14 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.config.epochs * self.sampler.steps_per_epoch
+        return self.config.total_steps(self.sampler.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int | float:
+        """Times the run goes through its pictures: a whole number, unless it was given in steps."""
+        if self.config.steps is None:
+            return self.config.epochs
+        return round(self.total_steps / self.sampler.steps_per_epoch, 4)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -287,6 +294,8 @@ def data_record(trainer: Trainer) -> dict[str, Any]:
         "source": data.source,
         "val_fraction": data.val_fraction,
         "split_seed": data.split_seed,
+        "fraction": data.fraction,
+        "fraction_seed": data.fraction_seed,
         "max_pixels": data.max_pixels,
         "bad": data.bad,
         "fingerprint": data_fingerprint(trainer.splits)["train"],
