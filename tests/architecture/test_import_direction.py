@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "models.native",
     ),
     "report": ("training.config",),  # pydantic alone: the page says which settings are not the default
-    "study": ("training", "recipes", "models", "report"),
+    "study": ("training", "recipes", "models", "report", "data"),
     "explain": ("models", "nn", "image", "data", "report"),
     "export": ("models", "image"),
     # Formats live in models; this is what surrounds a conversion: place, peers' code, comparison.

@@ -1,4 +1,4 @@
-"""What runs cost and are made of: pictures, parameters, multiply-adds, steps, a short measurement of speed."""
+"""What runs are made of and cost: pictures, parameters, multiply-adds, steps, and their speed, measured."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ def steps_of(equal: Equal, config: RunConfig, facts: Facts, speed: float | None)
     error = abs(steps / exact - 1)
     if error > LENGTH_TOLERANCE:
         raise UsageError(
-            f"equal.{equal.kind}: {equal.amount:g} is {exact:.3g} steps of {batch} pictures; whole steps miss "
-            f"it by {error:.0%}, more than {LENGTH_TOLERANCE:.0%}: give more of it, or a smaller batch_size"
+            f"equal.{equal.kind}: {equal.amount:g} is {exact:.3g} steps of {batch} pictures; whole steps "
+            f"miss it by {error:.0%}, more than {LENGTH_TOLERANCE:.0%}: give more of it, or a smaller "
+            f"batch_size"
         )
     return steps
 

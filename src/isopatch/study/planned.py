@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from isopatch.errors import IsopatchError
 from isopatch.study.references import replaced
 from isopatch.study.schema import Levels, Study
-from isopatch.training.config import RunConfig
+from isopatch.training.config import HARMLESS, RunConfig
 
 FORMAT = "isopatch-study-plan-1"
 FLOPS_PER_MAC = 2 * 3  # a multiply-add is two; the backward pass costs twice the forward
@@ -100,19 +102,21 @@ class Plan:
             "threads": self.threads,
             "digest": self.digest,
             "notes": list(self.notes),
+            "declared": self.study.model_dump(mode="json", exclude_defaults=True),
             "runs": [run.to_json() for run in self.runs],
         }
 
 
-def read_plan(document: Mapping[str, Any], study: Study, where: Path) -> Plan:
+def read_plan(document: Mapping[str, Any], where: Path) -> Plan:
     """Return the plan that `to_json` wrote; raises IsopatchError where it is damaged."""
     fields = PlannedRun.__dataclass_fields__
     try:
         if document["format"] != FORMAT:
             raise IsopatchError(f"{where}: format {document['format']!r}, not {FORMAT}")
         runs = tuple(PlannedRun(**{key: run[key] for key in fields}) for run in document["runs"])
+        study = Study.model_validate(document["declared"])
         plan = Plan(study, runs, document["threads"], tuple(document["notes"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValidationError) as error:
         raise IsopatchError(f"{where}: damaged ({error!r}); delete it to plan again") from None
     if document["digest"] != plan.digest:
         raise IsopatchError(f"{where}: was edited: its digest is another one; delete it to plan again")
@@ -126,9 +130,7 @@ def with_speeds(plan: Plan, speeds: Mapping[str, float]) -> Plan:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without what changes nothing about the weights (`training.setup.HARMLESS`)."""
-    from isopatch.training.setup import HARMLESS
-
+    """Return a configuration without what changes nothing about the weights."""
     result = {}
     for key, value in config.items():
         if key in HARMLESS:

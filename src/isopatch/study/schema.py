@@ -83,16 +83,16 @@ class Study(Node):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     question: str
     paper: str | None = None
-    base: Settings = {}
-    factors: dict[str, list[Any] | dict[Any, Any]] = {}
+    base: Settings = Field({})
+    factors: dict[str, list[Any] | dict[Any, Any]] = Field({})
     cells: list[dict[str, Any]] | None = None
-    exclude: list[dict[str, Any]] = []
+    exclude: list[dict[str, Any]] = Field([])
     seeds: Positive | list[Annotated[int, Field(ge=0)]] = 3
     equal: Equal
     match: Match | None = None
-    before: dict[str, Settings] = {}
-    probes: list[str] = []
-    hypotheses: list[Hypothesis] = []
+    before: dict[str, Settings] = Field({})
+    probes: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]] = Field([])
+    hypotheses: list[Hypothesis] = Field([])
 
     @property
     def seed_list(self) -> list[int]:

@@ -7,6 +7,7 @@ expanded last.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ def _pyramid(value: Any, settings: Settings) -> Settings:
     if not isinstance(depth, int) or not 1 < stages <= depth:
         raise UsageError(f"pyramid: {stages} stages need model.depth of as many blocks or more, not {depth}")
     edges = [depth * i // stages for i in range(stages + 1)]
-    return {"model.stage_depths": [b - a for a, b in zip(edges, edges[1:], strict=False)]}
+    return {"model.stage_depths": [b - a for a, b in itertools.pairwise(edges)]}
 
 
 def _distillation(value: Any, settings: Settings) -> Settings:

@@ -14,6 +14,10 @@ from isopatch.training.distill_config import DistillConfig
 from isopatch.training.node import Fraction, NonNegative, Positive
 from isopatch.training.node import Node as Node
 
+# Keys that change nothing about the weights a run ends with: they may differ between start and resume.
+# Where the data lies is one of them: its fingerprint decides whether it is the same.
+HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 

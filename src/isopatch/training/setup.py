@@ -21,7 +21,7 @@ from isopatch.models.external.wrapper import External
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
 from isopatch.training.checkpoint import Checkpoint
-from isopatch.training.config import RunConfig
+from isopatch.training.config import HARMLESS, RunConfig
 from isopatch.training.ema import Ema, restore_in_place
 from isopatch.training.hardware import Choices, choose
 from isopatch.training.optim import NamedOptimizer, build_optimizer
@@ -30,10 +30,6 @@ from isopatch.training.teaching import Teaching, open_teaching
 from isopatch.training.twins import put_twins_in
 
 log = logging.getLogger("isopatch")
-
-# Keys that change nothing about the weights a run ends with: they may differ between start and resume.
-# Where the data lies is one of them: its fingerprint decides whether it is the same.
-HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
 
 
 @dataclass
