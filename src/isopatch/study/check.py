@@ -112,8 +112,7 @@ def _cells(study: Study) -> list[str]:
         return problems
     everything = all_cells(study)
     if study.cells is not None:
-        listed = [tuple(sorted(cell.items())) for cell in everything]
-        problems += [f"cells: {dict(cell)} is given twice" for cell in _repeated(listed)]
+        problems += [f"cells: {text} is given twice" for text in _repeated([_words(c) for c in everything])]
     for number, part in enumerate(study.exclude, start=1):
         found = list(_unknown_levels(study, named(part), f"exclude {number}"))
         if not found and not any(matches(cell, named(part)) for cell in everything):
@@ -197,4 +196,4 @@ def _repeated(items: list[Any]) -> list[Any]:
 
 
 def _words(cell: Levels) -> str:
-    return ", ".join(f"{factor} {level}" for factor, level in cell.items())
+    return ", ".join(f"{factor} {cell[factor]}" for factor in sorted(cell))

@@ -115,7 +115,7 @@ def steps_of(equal: Equal, config: RunConfig, facts: Facts, speed: float | None)
     if error > LENGTH_TOLERANCE:
         raise UsageError(
             f"equal.{equal.kind}: {equal.amount:g} is {exact:.3g} steps of {batch} pictures; whole steps "
-            f"miss it by {error:.0%}, more than {LENGTH_TOLERANCE:.0%}: give more of it, or a smaller "
+            f"miss it by {error:.1%}, more than {LENGTH_TOLERANCE:.0%}: give more of it, or a smaller "
             f"batch_size"
         )
     return steps

@@ -173,6 +173,8 @@ def _in_words(error: Any) -> str:
         return f"{key}: is missing{more}"
     if path[0] == "factors" and kind in ("list_type", "dict_type"):
         return f"factors.{path[1]}: give a list of levels, or named levels, each a mapping of settings"
+    if path[0] == "seeds":
+        return "seeds: give how many, from 1 up, or a list of whole numbers"
     if kind == "value_error":
         return f"{key}: {context['error']}"
     if kind == "literal_error":

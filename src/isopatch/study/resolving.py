@@ -83,7 +83,12 @@ def solved_key(study: Study) -> str:
 def _template(
     settings: Settings, before: Mapping[str, Template], length: str | None, amount: float
 ) -> Template:
-    values = dict(settings)
+    # Null takes back what base said of the model: its published value, or that of the weights, holds again.
+    values = {
+        key: value
+        for key, value in settings.items()
+        if value is not None or not (key.startswith("model.") or key == "recipe")
+    }
     weights = values.pop("weights", None)
     name = REFERENCE.fullmatch(str(weights)) if weights is not None else None
     if name is not None:

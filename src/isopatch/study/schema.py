@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from isopatch.training.node import Node, NonNegative, Positive
 
@@ -69,6 +69,11 @@ class Hypothesis(Node):
     margin: NonNegative | None = None
     metric: str = "top1"
     source: str | None = None
+
+    @field_validator("better", "worse")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> Levels:
+        return named(value)
 
     @model_validator(mode="after")
     def _margin(self) -> Self:
