@@ -18,6 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,23 @@ def steps(folder: Path) -> dict[str, int]:
     return found
 
 
-def digest_of(folder: Path) -> tuple[str, int]:
-    """(digest of the results without the clock, rows), from the Parquet file as a reader finds it."""
+def digest_of(folder: Path) -> list[str | int]:
+    """[digest of the results without the clock, rows], from the Parquet file as a reader finds it."""
     import pyarrow.parquet as pq
 
     from isopatch.study.rows import digest
 
     results = pq.read_table(folder / "results.parquet")
-    return digest(results), results.num_rows
+    return [digest(results), results.num_rows]
+
+
+def undisturbed(work: Path, study: Path, out: str) -> dict[str, Any]:
+    """Run the study once without a kill."""
+    shutil.rmtree(work / out, ignore_errors=True)
+    done = drive(work, study, out).wait(7200)
+    if done.code != 0:
+        raise RuntimeError(f"the uninterrupted study failed: {last_line(done)}")
+    return {"digest": digest_of(work / out), "seconds": done.seconds}
 
 
 def kill_often(
@@ -137,6 +147,7 @@ def kill_often(
     repeated |= {run for run, marks in done.items() if now.get(run) != marks}
     logs = [path.read_text() for path in (folder / "logs").glob("*.txt")]
     return {
+        "digest": digest_of(folder),
         "exit_code": last.code,
         "error": "" if last.code == 0 else last_line(last),
         "repeated": sorted(repeated),
@@ -158,6 +169,7 @@ def two_at_once(work: Path, study: Path, out: str) -> dict[str, Any]:
         taken.update(line.split(":")[0] for line in driver.stderr.splitlines() if line.endswith(": begun"))
     logs = [path.read_text() for path in (work / out / "logs").glob("*.txt")]
     return {
+        "digest": digest_of(work / out),
         "exit_codes": [driver.code for driver in ended],
         "taken_twice": sorted(run for run, count in taken.items() if count > 1),
         "taken_by_each": [driver.stderr.count(": begun") for driver in ended],
@@ -193,7 +205,9 @@ def last_line(done: Done) -> str:
 def main() -> int:
     options = parser(__doc__, n=20)
     options.add_argument("--epochs", type=int, default=30, help="of each run (default 30)")
-    options.add_argument("--work", type=Path, default=None, help="folder to work in, kept")
+    options.add_argument(
+        "--work", type=Path, default=None, help="folder to work in, kept: a call that was interrupted goes on"
+    )
     options.add_argument("--quick", action="store_true", help="4 runs of 10 epochs, n=4 kills")
     given = options.parse_args()
     kernels, seeds, epochs, kills = [3, 5, 7, 9], 3, given.epochs, given.n
@@ -207,24 +221,29 @@ def main() -> int:
 
     with workspace("study-kills", given.work) as work:
         study = declare(work, kernels=kernels, seeds=seeds, epochs=epochs)
-        shutil.rmtree(work / "whole", ignore_errors=True)
-        whole = drive(work, study, "whole").wait(7200)
-        if whole.code != 0:
-            raise RuntimeError(f"the uninterrupted study failed: {last_line(whole)}")
-        expected, rows = digest_of(work / "whole")
-        say(f"uninterrupted: {rows} rows in {whole.seconds:.0f} s")
-        window = 2 * SHARE * whole.seconds
-        killed = kill_often(work, study, "killed", kills, window, given.seed)
-        equal = digest_of(work / "killed") == (expected, runs)
-        say(f"killed {killed['kills']} times: table {_same(equal)}, {killed['resumed']} resumed")
-        together = two_at_once(work, study, "together")
-        together["equal"] = digest_of(work / "together") == (expected, runs)
-        say(f"two drivers: {together['taken_by_each']}, twice: {together['taken_twice']}")
-        forgetful = kill_often(work, study, "control", 2, window, given.seed, defect="forgets the position")
-        differs = digest_of(work / "control")[0] != expected
-        say(f"control, position forgotten: {forgetful['resumed']} resumed, table {_same(not differs)}")
-        again = repeats(work, study, "together")
-        say(f"control, finished runs trained again: {len(again)} noticed")
+
+        def part(name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            """Do a part, or take what an earlier call that was interrupted found."""
+            kept = work / f"{name}.json"
+            if not kept.is_file():
+                found = do()
+                kept.write_text(json.dumps(found))
+            result: dict[str, Any] = json.loads(kept.read_text())
+            say(f"{name}: {json.dumps({k: v for k, v in result.items() if k != 'moments'})}")
+            return result
+
+        whole = part("uninterrupted", lambda: undisturbed(work, study, "whole"))
+        window = 2 * SHARE * whole["seconds"]
+        killed = part("killed", lambda: kill_often(work, study, "killed-study", kills, window, given.seed))
+        together = part("two drivers", lambda: two_at_once(work, study, "together"))
+        forgetful = part(
+            "control, position forgotten",
+            lambda: kill_often(work, study, "control", 2, window, given.seed, defect="forgets the position"),
+        )
+        again = part("control, trained again", lambda: repeats(work, study, "together"))["repeated"]
+    equal = killed["digest"] == whole["digest"]
+    differs = forgetful["digest"] != whole["digest"]
+    together["equal"] = together["digest"] == whole["digest"]
     figure = {
         "runs": runs,
         "kills": killed["kills"],
@@ -263,7 +282,7 @@ def main() -> int:
         started=started,
         out=given.out,
         threads=1,
-        uninterrupted_seconds=round(whole.seconds, 1),
+        uninterrupted_seconds=round(whole["seconds"], 1),
         killed=killed,
         together=together,
         control=forgetful,
@@ -274,12 +293,12 @@ def _same(equal: bool) -> str:
     return "equal" if equal else "different"
 
 
-def repeats(work: Path, study: Path, out: str) -> list[str]:
+def repeats(work: Path, study: Path, out: str) -> dict[str, Any]:
     """Let a driver that forgets train a finished study again; returns the runs that were seen to be."""
     before = finished(work / out)
     drive(work, study, out, defect="trains again").wait(3600)
     now = finished(work / out)
-    return sorted(run for run, marks in before.items() if now.get(run) != marks)
+    return {"repeated": sorted(run for run, marks in before.items() if now.get(run) != marks)}
 
 
 if __name__ == "__main__":

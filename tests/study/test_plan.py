@@ -236,11 +236,27 @@ def test_a_study_that_changed_is_refused_unless_runs_were_added(declare: Any, tm
     assert len(open_plan(tmp_path / "s")) == 9, "what was refused changed nothing"
 
 
+def test_the_same_study_is_planned_once(declare: Any, tmp_path: Path) -> None:
+    study = declare(convmixers=True, seeds=1)
+    asked: list[Plan | None] = []
+
+    def planner(former: Plan | None) -> Plan:
+        asked.append(former)
+        return plan(study, threads=2, former=former)
+
+    first = begin(tmp_path / "s", study, planner, threads=2)
+    assert begin(tmp_path / "s", study, planner) == first and len(asked) == 1
+    begin(tmp_path / "s", study, planner, threads=3)
+    assert asked == [None, first], "other threads, another plan"
+
+
 def test_where_the_pictures_lie_may_change_but_not_the_pictures(declare: Any, tmp_path: Path) -> None:
     study = declare(convmixers=True)
     made = begin(tmp_path / "s", study, lambda former: plan(study, former=former))
+    study = study.model_copy(update={"question": "asked anew, so planned anew"})
     elsewhere = [changed(run, source="/mnt/digits") for run in made]
     assert begin(tmp_path / "s", study, lambda _: Plan(study, tuple(elsewhere))).digest == made.digest
+    study = study.model_copy(update={"question": "and once more"})
     others = [changed(run, fingerprint="other") for run in made]
     with pytest.raises(UsageError, match=r"the pictures in digits are others"):
         begin(tmp_path / "s", study, lambda _: Plan(study, tuple(others)))

@@ -39,7 +39,13 @@ def study_plan(arguments: argparse.Namespace) -> int:
         threads = _threads(arguments, former, 1)
         return plan(study, measure=not arguments.no_measure, threads=threads, former=former)
 
-    made = planner(None) if arguments.out is None else begin(Path(arguments.out), study, planner)
+    made = (
+        planner(None)
+        if arguments.out is None
+        else begin(
+            Path(arguments.out), study, planner, threads=arguments.threads, measure=not arguments.no_measure
+        )
+    )
     emit(arguments, made.to_json(), study_text.planned)
     return EXIT_DONE
 
@@ -62,7 +68,7 @@ def study_run(arguments: argparse.Namespace) -> int:
         threads = _threads(arguments, former, arguments.parallel)
         return plan(study, threads=threads, former=former)
 
-    made = begin(folder, study, planner)
+    made = begin(folder, study, planner, threads=arguments.threads)
     if arguments.slurm is not None:
         return _submit(arguments, made, folder)
     log.info("%s: %d runs in %s", study.name, len(made), folder)

@@ -39,14 +39,24 @@ def open_plan(folder: Path) -> Plan:
     return plan
 
 
-def begin(folder: Path, study: Study, planner: Callable[[Plan | None], Plan]) -> Plan:
+def begin(
+    folder: Path,
+    study: Study,
+    planner: Callable[[Plan | None], Plan],
+    *,
+    threads: int | None = None,
+    measure: bool = False,
+) -> Plan:
     """Return the plan to work on, kept in the folder: the one begun there, with the runs that were added.
 
-    planner: makes the plan, given the one that was begun. Of several drivers that begin at once, the first
-    writes it and the others take it. Raises UsageError where a run that was planned is another one now.
+    planner: makes the plan, given the one that was begun; not asked where that was made of this very study,
+    with these threads, and with speeds where `measure` wants some. Of several drivers that begin at once, the
+    first writes it and the others take it. Raises UsageError where a planned run is another one now.
     """
     for _attempt in range(3):
         former = find_plan(folder)
+        if former is not None and _still_is(former, study, threads, measure):
+            return former
         plan = planner(former)
         if former is None:
             _require_free(folder)
@@ -62,6 +72,12 @@ def begin(folder: Path, study: Study, planner: Callable[[Plan | None], Plan]) ->
             replace_file(folder / STUDY, text)
         return plan
     raise IsopatchError(f"{folder / PLAN}: comes and goes; is something else writing to this folder?")
+
+
+def _still_is(former: Plan, study: Study, threads: int | None, measure: bool) -> bool:
+    """Whether a plan need not be made again."""
+    measured = all(run.images_per_second is not None for run in former)
+    return former.study == study and threads in (None, former.threads) and (measured or not measure)
 
 
 def _require_free(folder: Path) -> None:

@@ -152,6 +152,8 @@ def _summary(folder: Path, run: PlannedRun) -> dict[str, Any]:
     ):
         if summary[key] != planned:
             raise IsopatchError(f"{path}: {key} {summary[key]}, planned were {planned}: not this study's run")
+    if summary["data"]["fingerprint"] != run.data_fingerprint:
+        raise IsopatchError(f"{path}: trained on other pictures than were planned: not this study's run")
     return summary
 
 
