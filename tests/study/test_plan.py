@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from isopatch import api
 from isopatch.errors import UsageError
@@ -22,6 +23,12 @@ from isopatch.study.schema import Study
 def convmixer_parameters(h: int, d: int, k: int, p: int, classes: int = 10) -> int:
     """Trockman and Kolter 2022, appendix: h (d (k^2 + h + 6) + 3 p^2 + classes + 3) + classes."""
     return h * (d * (k * k + h + 6) + 3 * p * p + classes + 3) + classes
+
+
+def counted(arguments: dict[str, Any]) -> int:
+    with torch.device("meta"):
+        model = api.create_model("bench", num_classes=10, **arguments)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def refusal(study: Study) -> list[str]:
@@ -97,17 +104,8 @@ def test_parameters_are_matched_by_the_width_that_brute_force_finds(declare: Any
     for (mixer, stem), run in made.items():
         target = made["attention", stem].parameters
         assert run.parameters == pytest.approx(target, rel=0.05)
-        widths = {
-            width: describe(
-                "bench",
-                arguments={
-                    **{k: v for k, v in run.config["model"].items() if k != "name"},
-                    "dim": width,
-                    "num_classes": 10,
-                },
-            )["parameters"]
-            for width in range(run.config["model"]["dim"] - 4, run.config["model"]["dim"] + 5, 2)
-        }
+        own = {k: v for k, v in run.config["model"].items() if k != "name"}
+        widths = {width: counted({**own, "dim": width}) for width in range(own["dim"] - 4, own["dim"] + 5, 2)}
         assert run.parameters == widths[run.config["model"]["dim"]]
         assert min(abs(count - target) for count in widths.values()) == abs(run.parameters - target)
         assert mixer != "attention" or run.config["model"]["dim"] == 48
@@ -266,6 +264,21 @@ def changed(run: PlannedRun, *, source: str = "digits", fingerprint: str | None 
     fields = {name: getattr(run, name) for name in PlannedRun.__dataclass_fields__}
     fields["config"] = {**run.config, "data": {**run.config["data"], "source": source}}
     return PlannedRun(**{**fields, "data_fingerprint": fingerprint or run.data_fingerprint})
+
+
+def test_a_driver_that_begins_while_another_does_takes_its_plan(declare: Any, tmp_path: Path) -> None:
+    study = declare(convmixers=True, seeds=1)
+    calls: list[Plan | None] = []
+
+    def planner(former: Plan | None) -> Plan:
+        calls.append(former)
+        if len(calls) == 1:  # the other one begins, and is at work, before this one's plan is made
+            begin(tmp_path / "s", study, lambda other: plan(study, former=other))
+            (tmp_path / "s" / "claims").mkdir()
+        return plan(study, threads=7, former=former)
+
+    assert begin(tmp_path / "s", study, planner).threads is None
+    assert len(calls) == 1 and len(open_plan(tmp_path / "s")) == 1
 
 
 def test_a_folder_of_other_things_is_left_alone(declare: Any, tmp_path: Path) -> None:
