@@ -24,6 +24,11 @@ def note(folder: Path, line: str) -> None:
 
 def train(arguments: list[str]) -> int:
     """What stands in for `isopatch train --config FILE --out DIR --resume auto`."""
+    if arguments[0] == "eval":  # a probe of a run
+        path = Path(arguments[1])
+        note(path.parent.parent, f"probe {path.name}")
+        print('{"top1": 0.5, "shots": {"5": 0.4}}')
+        return 1 if (path.parent.parent / "fails" / f"probe-{path.name}").is_file() else 0
     import fcntl
     import threading
 

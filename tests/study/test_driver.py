@@ -20,8 +20,9 @@ from isopatch.study.claims import Claims
 from isopatch.study.driver import chosen
 from isopatch.study.folder import begin
 from isopatch.study.planned import Plan, PlannedRun
+from isopatch.study.rows import probe_figures
 from isopatch.study.schema import Equal, Study
-from isopatch.study.state import status
+from isopatch.study.state import read_failure, status
 from isopatch.training.config import RunConfig
 
 STAND_IN = Path(__file__).parent / "stand_in.py"
@@ -58,6 +59,33 @@ def folder(tmp_path: Path) -> Path:
     runs = (first, waits, *(planned("free", seed) for seed in range(RUNS - 2)))
     begin(tmp_path / "study", study, lambda _: Plan(study, runs))
     return tmp_path / "study"
+
+
+def test_probes_are_part_of_a_run_and_are_done_once(tmp_path: Path, start: Start) -> None:
+    folder = tmp_path / "study"
+    study = Study(name="try", question="?", equal=Equal(epochs=1), probes=["few-shot", "knn"])
+    runs = (planned("before-first", 0), planned("free", 0), planned("free", 1))
+    plan = begin(folder, study, lambda _: Plan(study, runs))
+    (folder / "fails").mkdir()
+    (folder / "fails" / "probe-free-seed1").touch()
+    assert finish(start(folder))[0] == 1
+    assert counts(folder) == (3, 2, 1, 0)
+    assert read_failure(folder, "free-seed1")["job"] == "probe few-shot"  # type: ignore[index]
+    (folder / "fails" / "probe-free-seed1").unlink()
+    assert finish(start(folder, retry_failed=True)) == (0, ["free-seed1"])
+    seen = journal(folder)
+    assert [seen["end", run.id] for run in runs] == [1, 1, 1], "no training again for a probe"
+    assert [seen["probe", run.id] for run in runs] == [0, 2, 3], "what comes first is not probed"
+    assert sorted(path.name for path in (folder / "probes").iterdir()) == [
+        f"free-seed{seed}-{probe}.json" for seed in (0, 1) for probe in ("few-shot", "knn")
+    ]
+    assert probe_figures(folder, plan, runs[1]) == {"probe.few-shot": 0.5, "probe.knn": 0.5}
+    (folder / "probes" / "free-seed0-knn.json").write_text('{"shots": {"5": 0.4, "seconds": 9}, "k": 3}')
+    assert probe_figures(folder, plan, runs[1]) == {
+        "probe.few-shot": 0.5,
+        "probe.knn.shots.5": 0.4,
+        "probe.knn.k": 3.0,
+    }
 
 
 @pytest.fixture
@@ -166,11 +194,12 @@ def test_two_drivers_at_once_do_no_run_twice(folder: Path, start: Start) -> None
         row["run"]: 1 for row in status(folder)["runs"]
     }
     assert set(starts(folder).values()) == {1}
+    assert {claim.number for claim in Claims(folder / "claims").newest().values()} == {1}
 
 
-def test_control_drivers_that_believe_nobody_clash(folder: Path, start: Start) -> None:
+def test_control_drivers_that_believe_nobody_take_runs_from_each_other(folder: Path, start: Start) -> None:
     drivers = [start(folder, defect="believes nobody") for _ in range(2)]
-    wait_for(lambda: max(starts(folder).values(), default=0) > 1)
+    wait_for(lambda: any(claim.number > 1 for claim in Claims(folder / "claims").newest().values()))
     for process in drivers:
         process.kill()
 

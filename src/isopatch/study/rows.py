@@ -134,7 +134,7 @@ def _row(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, Any]:
                 "weights_sha256",
             )
         },
-        **_probes(folder, plan, run),
+        **probe_figures(folder, plan, run),
     }
 
 
@@ -173,7 +173,7 @@ def _all_needs(plan: Plan, run: PlannedRun) -> list[str]:
     return sorted(found)
 
 
-def _probes(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, float]:
+def probe_figures(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, float]:
     """The figures of a run's probes: top1 under the probe's name, else every number in it."""
     figures: dict[str, float] = {}
     for probe in plan.study.probes:
