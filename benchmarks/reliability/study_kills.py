@@ -30,7 +30,7 @@ CLAIM = (
     "table equal to the uninterrupted one; two drivers at once: no run twice; controls: with the sampler's "
     "position forgotten the table differs, drivers that train finished runs again are noticed"
 )
-SHARE = 0.07  # a kill comes within this share of the uninterrupted study's time after the first progress
+MOMENT = 0.5  # seconds within which a kill comes after the progress that was waited for
 PARALLEL = 2
 
 
@@ -94,6 +94,11 @@ def steps(folder: Path) -> dict[str, int]:
     return found
 
 
+def progress(folder: Path) -> int:
+    """Steps that all runs together have saved."""
+    return sum(steps(folder).values())
+
+
 def digest_of(folder: Path) -> list[str | int]:
     """[digest of the results without the clock, rows], from the Parquet file as a reader finds it."""
     import pyarrow.parquet as pq
@@ -110,13 +115,20 @@ def undisturbed(work: Path, study: Path, out: str) -> dict[str, Any]:
     done = drive(work, study, out).wait(7200)
     if done.code != 0:
         raise RuntimeError(f"the uninterrupted study failed: {last_line(done)}")
-    return {"digest": digest_of(work / out), "seconds": done.seconds}
+    return {
+        "digest": digest_of(work / out),
+        "seconds": done.seconds,
+        "steps": progress(work / out),
+    }
 
 
 def kill_often(
     work: Path, study: Path, out: str, kills: int, window: float, seed: int, *, defect: str | None = None
 ) -> dict[str, Any]:
-    """Kill drivers at random moments and let the last one finish; returns what was seen."""
+    """Kill drivers at random moments and let the last one finish; returns what was seen.
+
+    window: a kill comes a moment after up to so many steps, of all runs together, were saved by the driver.
+    """
     generator = random.Random(seed)
     folder = work / out
     shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +137,10 @@ def kill_often(
     moments: list[dict[str, Any]] = []
     for number in range(kills):
         child = drive(work, study, out, defect=defect)
-        before = (steps(folder), finished(folder))
-        while child.running and (steps(folder), finished(folder)) == before:
+        target = progress(folder) + generator.uniform(0, window)
+        while child.running and progress(folder) < target:
             time.sleep(0.02)
-        time.sleep(generator.uniform(0, window))
+        time.sleep(generator.uniform(0, MOMENT))
         whole = number % 2 == 1 or defect is not None  # a broken one's trainings would go on
         trainings = children(child.pid) if whole else []
         was_running = child.running
@@ -233,7 +245,7 @@ def main() -> int:
             return result
 
         whole = part("uninterrupted", lambda: undisturbed(work, study, "whole"))
-        window = 2 * SHARE * whole["seconds"]
+        window = whole["steps"] / max(kills, 1)
         killed = part("killed", lambda: kill_often(work, study, "killed-study", kills, window, given.seed))
         together = part("two drivers", lambda: two_at_once(work, study, "together"))
         forgetful = part(

@@ -22,7 +22,7 @@ def whole(work, study):
 
 
 def test_a_killed_study_ends_with_the_table_of_an_unbroken_one(work, study, whole):
-    killed = harness.kill_often(work, study, "killed-study", 3, 0.1 * whole["seconds"], seed=0)
+    killed = harness.kill_often(work, study, "killed-study", 3, whole["steps"] / 6, seed=0)
     assert killed["exit_code"] == 0 and killed["digest"] == whole["digest"], killed["error"]
     assert (killed["repeated"], killed["finished"], killed["clashes"]) == ([], 4, 0)
     assert killed["kills"] >= 2 and killed["resumed"] > 0
@@ -36,6 +36,6 @@ def test_two_drivers_take_no_run_twice_and_repeated_runs_are_noticed(work, study
 
 
 def test_control_a_forgotten_position_is_seen_in_the_table(work, study, whole):
-    window = 0.1 * whole["seconds"]
+    window = whole["steps"] / 6
     broken = harness.kill_often(work, study, "control", 2, window, seed=0, defect="forgets the position")
     assert broken["resumed"] > 0 and broken["digest"] != whole["digest"]
