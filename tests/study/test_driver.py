@@ -240,7 +240,7 @@ def test_a_failure_is_recorded_and_holds_up_only_what_waits_for_it(folder: Path,
     assert journal(folder)["begin", "free-seed1"] == 1, "it went on from where it had failed"
 
 
-@pytest.mark.parametrize(("how", "code"), [("minutes", 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("how", "code"), [("minutes", 75), (signal.SIGINT, 130)])
 def test_asked_to_stop_it_saves_and_goes_on_later(folder: Path, start: Start, how: Any, code: int) -> None:
     process = start(folder, **({"max_minutes": 0.02} if how == "minutes" else {}))
     wait_for(lambda: events(folder) > 0)

@@ -49,8 +49,8 @@ def test_every_cell_and_seed_is_a_run_with_its_exact_size(declare: Any) -> None:
         assert run.config["seed"] == run.config["data_seed"] == run.seed
 
 
-@pytest.mark.parametrize("amount", [1.7e9, 1e10])
-def test_training_flops_are_equal_within_two_percent(declare: Any, amount: float) -> None:
+def test_training_flops_are_equal_within_two_percent(declare: Any) -> None:
+    amount = 1.7e9
     factors = {"mixer": ["attention", "depthwise", "identity"], "width": [8, 24]}
     equal = {"training_flops": amount}
     made = plan(declare(factors=factors, equal=equal, base={"batch_size": 16}, seeds=1))
