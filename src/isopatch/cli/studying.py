@@ -58,13 +58,14 @@ def study_run(arguments: argparse.Namespace) -> int:
         raise UsageError("--in-process does one run at a time, here; leave out --parallel and --slurm")
     from isopatch.study.driver import run
     from isopatch.study.folder import begin
-    from isopatch.study.planning import plan
     from isopatch.study.rows import write_results
 
     study = _load(arguments)
     folder = _folder(arguments, study)
 
     def planner(former: Plan | None) -> Plan:
+        from isopatch.study.planning import plan  # torch: a study that was begun is gone on with without it
+
         threads = _threads(arguments, former, arguments.parallel)
         return plan(study, threads=threads, former=former)
 
