@@ -32,6 +32,7 @@ print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))
         "from isopatch.cli import main\nmain(['--help'])",
         "from isopatch.cli import main\nmain(['eval', '--help'])",
         "from isopatch.cli import main\nmain(['convert', '--help'])",
+        "from isopatch.cli import main\nmain(['study', 'run', '--help'])",
         "from isopatch.cli import main\nmain(['trian'])",
         "import isopatch\nisopatch.UsageError",
     ],
@@ -47,6 +48,11 @@ def test_the_list_of_recipes_needs_no_torch() -> None:
 
 def test_the_list_of_models_needs_no_torch() -> None:
     loaded = loaded_by("from isopatch.cli import main\nmain(['models', 'list'])")
+    assert not loaded & {"torch", "torchvision", "timm"}
+
+
+def test_the_list_of_studies_and_how_far_one_is_need_no_torch() -> None:
+    loaded = loaded_by("from isopatch.cli import main\nmain(['study', 'list'])\nimport isopatch.study.state")
     assert not loaded & {"torch", "torchvision", "timm"}
 
 

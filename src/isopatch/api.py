@@ -104,6 +104,8 @@ def default_choice(data: DataConfig) -> DefaultChoice:
         data.source,
         val_fraction=data.val_fraction,
         split_seed=data.split_seed,
+        fraction=data.fraction,
+        fraction_seed=data.fraction_seed,
         max_pixels=data.max_pixels,
     )
     if splits.train is None:
@@ -270,6 +272,8 @@ def open_splits(config: RunConfig, *, verify: Collection[str] = ()) -> DataSplit
         data.source,
         val_fraction=data.val_fraction,
         split_seed=data.split_seed,
+        fraction=data.fraction,
+        fraction_seed=data.fraction_seed,
         bad=data.bad,
         max_pixels=data.max_pixels,
         verify=verify,

@@ -164,6 +164,8 @@ def _open_as_the_run_did(source: str | Path, data: str, bad: str) -> tuple[DataS
     recorded = recorded_data(source)
     if recorded is not None:
         kept = {key: recorded[key] for key in ("val_fraction", "split_seed", "max_pixels")}
+        # Weights made before there was a fraction were made of all the pictures.
+        kept |= {"fraction": recorded.get("fraction", 1.0), "fraction_seed": recorded.get("fraction_seed", 0)}
         splits = open_data(data, bad="skip" if "skip" in (bad, recorded["bad"]) else "fail", **kept)
         same_pictures = data_fingerprint(splits)["train"] == recorded["fingerprint"]
         if same_pictures or recorded["source"] in (os.path.abspath(data), data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,40 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def create_file(path: Path, content: bytes) -> bool:
+    """Create `path` with all of its content at once; False, and nothing changed, where it exists already.
+
+    Of any number of processes and machines that try, one gets True: a hard link is made or refused by the
+    server that holds the folder, over NFS too. Where there are no hard links, the file is empty at first.
+    """
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        write_new(temporary, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            # A server's answer may be lost and the request repeated: two names mean that the link was ours.
+            return temporary.stat().st_nlink == 2
+        except OSError:
+            return _create_exclusively(path, content)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+    return True
+
+
+def _create_exclusively(path: Path, content: bytes) -> bool:
+    try:
+        file = path.open("xb")
+    except FileExistsError:
+        return False
+    with file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return True
 
 
 def replace_link(link: Path, target: str) -> None:

@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[str, ...]] = {
         "models.native",
     ),
     "report": ("training.config",),  # pydantic alone: the page says which settings are not the default
-    "study": ("training", "recipes", "models", "report"),
+    "study": ("training", "recipes", "models", "report", "data"),
     "explain": ("models", "nn", "image", "data", "report"),
     # Features and what is fitted to them: numbers in, rows out. The command opens model and data.
     "probes": ("nn.classifier", "image", "data", "training.evaluate", "report.intervals"),

@@ -365,3 +365,12 @@ def test_a_recipes_rate_that_the_bench_has_no_part_for_is_left_out() -> None:
     config = resolve(model="bench", recipe="deit", overrides=said, notes=notes)
     assert "drop_path" not in config.model.arguments
     assert "also sets drop_path 0.1, for which bench has no part" in " ".join(notes)
+
+
+def test_a_length_is_given_in_epochs_or_in_steps(tmp_path: Path) -> None:
+    assert tiny(("steps", "50")).steps == 50
+    assert problems(("steps", "50"), ("epochs", "3"))[0].startswith("epochs: 3 has no effect beside steps 50")
+    file = write(tmp_path, "steps: 50\nepochs: 3\n")  # a run's own config.yaml holds both
+    assert tiny(config_file=file).steps == 50
+    assert "no effect beside steps 50" in problems(("epochs", "3"), config_file=file)[0]
+    assert tiny(("epochs", "3"), ("steps", "null"), config_file=file).epochs == 3

@@ -51,6 +51,7 @@ def config(model=CONVMIXER, **changes):
 CASES = {
     "convmixer, accumulation": config(accumulate=2),
     "vit, mixup, drop path, ema": config(VIT, mix={"mixup": 0.8, "cutmix": 1.0}, ema={"decay": 0.9}),
+    "a length in steps, inside an epoch": config(steps=13),
     "sgd, clipping, bf16": config(optimizer={"name": "sgd", "lr": 0.1, "clip_norm": 1.0}, precision="bf16"),
 }
 
@@ -231,3 +232,23 @@ def test_any_failure_is_recorded(splits, tmp_path, monkeypatch):
         run(config(), splits, tmp_path)
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["message"]) == ("failed", 1, "MemoryError")
+
+
+def test_a_length_in_steps_ends_inside_an_epoch_and_is_evaluated_there(splits, tmp_path):
+    run(config(steps=7, ema={"decay": 0.5}), splits, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sorted({row["step"] for row in rows if row["kind"] == "eval"}) == [5, 7]  # 5 steps an epoch
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["images_seen"], summary["epochs"]) == (7, 7 * 256, 1.4)
+
+
+def test_as_many_steps_as_the_epochs_have_end_with_the_same_bits(splits, tmp_path):
+    run(config(epochs=2), splits, tmp_path / "epochs")
+    run(config(steps=10), splits, tmp_path / "steps")
+    assert digest(tmp_path / "steps") == digest(tmp_path / "epochs")
+
+
+def test_a_length_in_steps_cannot_change_on_resume(splits, tmp_path):
+    run(config(steps=7), splits, tmp_path, StopAfter(2))
+    with pytest.raises(UsageError, match="steps was 7, now 8"):
+        run(config(steps=8), splits, tmp_path)

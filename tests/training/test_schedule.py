@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from isopatch.errors import UsageError
 from isopatch.training.config import ModelNode, ObjectiveConfig, RunConfig, ScheduleConfig
 from isopatch.training.schedule import Schedule
 
@@ -79,3 +80,35 @@ def test_smoothing_with_binary_cross_entropy_is_refused():
     ObjectiveConfig(loss="binary-cross-entropy")
     with pytest.raises(ValueError, match="label_smoothing 0"):
         ObjectiveConfig(loss="binary-cross-entropy", label_smoothing=0.1)
+
+
+def of_run(steps_per_epoch, **settings):
+    return Schedule.of(RunConfig(model=ModelNode(name="vit"), **settings), steps_per_epoch)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+def test_a_length_in_steps_that_is_whole_epochs_is_the_same_schedule(kind):
+    settings = {"schedule": {"kind": kind, "warmup_share": 0.07}}
+    by_epochs, by_steps = of_run(11, epochs=30, **settings), of_run(11, steps=330, **settings)
+    assert [by_steps.lr(i) for i in range(330)] == [by_epochs.lr(i) for i in range(330)]
+
+
+def test_a_cosine_of_a_length_in_steps_ends_with_the_run():
+    s = of_run(11, steps=50, optimizer={"lr": 1e-3}, schedule={"kind": "cosine", "warmup_share": 0.0})
+    expected = [0.5e-3 * (1 + np.cos(np.pi * i / 50)) for i in range(50)]
+    assert [s.lr(i) for i in range(50)] == pytest.approx(expected)
+
+
+def test_the_knees_of_a_length_in_steps_are_not_cut_to_whole_epochs():
+    s = of_run(8, steps=12, optimizer={"lr": 0.01}, schedule={"kind": "piecewise-linear"})
+    expected = np.interp(np.arange(1, 13), [0, 4.8, 9.6, 12], [0, 0.01, 0.01 / 20, 0])
+    assert [s.lr(i) for i in range(12)] == pytest.approx(expected.tolist())
+
+
+def test_a_warm_up_longer_than_the_steps_is_refused_once_the_data_is_known():
+    settings = {"steps": 50, "schedule": {"warmup_epochs": 5}}
+    with pytest.raises(
+        UsageError, match=r"warmup_epochs 5 leaves nothing of 50 steps, which are 4.55 epochs"
+    ):
+        of_run(11, **settings)
+    assert of_run(9, **settings).lr(49) > 0

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from isopatch.cli import benching, explaining, measuring, models, other, training
+from isopatch.cli import benching, explaining, measuring, models, other, studying, training
 from isopatch.cli.parser import parse
 from isopatch.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SIGINT, IsopatchError
 
@@ -90,6 +90,11 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data check": other.data_check,
     "data pack": other.data_pack,
     "data bench": other.data_bench,
+    "study list": studying.study_list,
+    "study plan": studying.study_plan,
+    "study run": studying.study_run,
+    "study status": studying.study_status,
+    "study report": studying.study_report,
     "doctor": other.doctor,
     "demo": other.demo,
 }

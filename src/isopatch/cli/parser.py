@@ -23,6 +23,7 @@ from isopatch.cli.options import (
     add_suite,
     count,
 )
+from isopatch.cli.study_options import STUDY_VERBS
 from isopatch.errors import UsageError, nearest
 
 VERBS = {
@@ -34,6 +35,7 @@ VERBS = {
     "report": "write the page of a run, or one page that compares several",
     "models": "list the models, or show one: parameters, MACs, memory",
     "export": "write a model in another form: one file of source that needs torch alone",
+    "study": "plan, run and report controlled studies: declared sets of runs that differ in stated factors",
     "bench": "measure a model beside other runtimes: speed, latency, memory",
     "data": "check a data set, pack it for fast training, or measure how fast it is read",
     "config": "print the configuration a training would use, as YAML",
@@ -274,6 +276,10 @@ def build_parser() -> Parser:
     add_pack(pack)
     what = "training pictures a second: our loader beside the peers', on the same files"
     add_data_bench(verb("bench", what, among=data, group="data"))
+
+    study = group("study", "list|plan|run|status|report")
+    for name, (what, add) in STUDY_VERBS.items():
+        add(verb(name, what, among=study, group="study"))
 
     verb("doctor")
     demo = verb("demo")

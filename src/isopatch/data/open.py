@@ -12,7 +12,7 @@ from isopatch.data.classmap import check_train_classes
 from isopatch.data.find import find_data
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.data.sources.subset import Subset
-from isopatch.data.split import stratified_cut
+from isopatch.data.split import nested_share, stratified_cut
 from isopatch.data.stored import RawData, StoredSource
 from isopatch.data.verify import unreadable
 from isopatch.errors import IsopatchError, UsageError
@@ -31,6 +31,8 @@ def open_data(
     bad: str = "fail",
     max_pixels: int = MAX_PIXELS,
     test_fraction: float = TEST_FRACTION,
+    fraction: float = 1.0,
+    fraction_seed: int = 0,
     verify: Collection[str] = (),
 ) -> DataSplits:
     """Open `source` (see `find.find_data`) and return its three splits; `notes` says what was done.
@@ -38,6 +40,8 @@ def open_data(
     test_fraction: cut from data that has no splits at all (one tree of class folders, unnamed shards).
     val_fraction: cut from train where there is no validation split; 0 leaves `val` None. Both cuts are
         stratified and depend on `split_seed` and the order of the pictures alone.
+    fraction: share of each class's training pictures that is used, taken after the cuts, which it does not
+        change. For one `fraction_seed` a larger share contains every smaller one. See `split.nested_share`.
     bad: "fail": an unreadable picture raises `DecodeError` when it is read. "skip": every picture is read
         once now (see `verify.py`), the unreadable ones are left out and listed in `skipped`.
     verify: roles whose pictures, and no others, are read once now, also where `bad` is "fail": those that a
@@ -46,11 +50,15 @@ def open_data(
     """
     _check_share("data.val_fraction", val_fraction)
     _check_share("test_fraction", test_fraction)
+    if not 0 < fraction <= 1:
+        raise UsageError(f"data.fraction {fraction}: give a share above 0, at most 1")
     if bad not in ("fail", "skip"):
         raise UsageError(f"bad '{bad}': give fail or skip")
     raw = find_data(source, max_pixels=max_pixels)
     notes = list(raw.notes)
     parts = _cut(raw, val_fraction, test_fraction, split_seed, notes)
+    if fraction < 1 and "train" in parts:
+        parts["train"] = _share_of(parts["train"], fraction, fraction_seed, notes)
     skipped: dict[str, list[tuple[str, str]]] = {}
     if bad == "skip":
         parts, skipped = _without_unreadable(parts, max_pixels, str(source), notes)
@@ -109,6 +117,18 @@ def _cut_one(
         f"The data has no {label} split: {len(cut):,} of {len(indices):,} training pictures "
         f"({fraction:.0%} of each class, seed {seed}) were set apart for it."
     )
+
+
+def _share_of(
+    train: tuple[StoredSource, Indices], fraction: float, seed: int, notes: list[str]
+) -> tuple[StoredSource, Indices]:
+    source, indices = train
+    kept = indices[nested_share(source.labels[indices], indices, fraction, seed)]
+    notes.append(
+        f"Of {len(indices):,} training pictures {len(kept):,} are used ({fraction:.4g} of each class, "
+        f"seed {seed})."
+    )
+    return source, kept
 
 
 def _require_readable(role: str, source: StoredSource, indices: Indices, max_pixels: int) -> None:

@@ -34,6 +34,24 @@ def stratified_cut(labels: Indices, fraction: float, seed: int, *, purpose: str)
     return np.flatnonzero(~chosen).astype(np.int64), np.flatnonzero(chosen).astype(np.int64)
 
 
+def nested_share(labels: Indices, numbers: Indices, fraction: float, seed: int) -> Indices:
+    """Return sorted positions in `labels` that hold `fraction` of every class, nested in the fraction.
+
+    numbers: (N,) what a picture is called in the whole source; the choice depends on (seed, its number) and
+    on how many its class has. For one seed a larger fraction contains every smaller one, since both take the
+    first of one order. A class of n pictures gives round(fraction * n), at least 1.
+    """
+    key = _hash(np.array([seed % 2**64], dtype=np.uint64) ^ _text_key("fraction"))
+    order = np.lexsort((_hash(numbers.astype(np.uint64) ^ key), labels))  # class by class, in random order
+    taken: list[Indices] = []
+    start = 0
+    for count in np.unique(labels, return_counts=True)[1].tolist():
+        taken.append(order[start : start + max(1, int(fraction * count + 0.5))])
+        start += count
+    chosen = np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)
+    return np.sort(chosen).astype(np.int64)
+
+
 def _text_key(text: str) -> NDArray[np.uint64]:
     return np.array([int.from_bytes(text.encode()[:8], "little")], dtype=np.uint64)
 

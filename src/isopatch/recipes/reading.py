@@ -39,11 +39,11 @@ class Setting:
         return ".".join(self.path)
 
 
-class _Loader(PlainLoader):
+class ConfigLoader(PlainLoader):
     """The loader of plain data, which also reads 1e-3 as a number."""
 
 
-_Loader.add_implicit_resolver(
+ConfigLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+|[-+]?\.\d[\d_]*[eE][-+]?\d+"),
     list("-+0123456789."),
@@ -53,7 +53,7 @@ _Loader.add_implicit_resolver(
 def parse_value(text: str) -> Any:
     """Return the value an override's text means, by YAML's rules; text that is no YAML is taken as it is."""
     try:
-        return _Loader(text).get_single_data()
+        return ConfigLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
@@ -97,7 +97,7 @@ def read_config_file(path: Path) -> tuple[list[Setting], list[str]]:
         raise UsageError(f"--config {path}: more than {MAX_BYTES} bytes; give a YAML file with settings")
     problems: list[str] = []
     try:
-        loader = _Loader(text)
+        loader = ConfigLoader(text)
         node = loader.get_single_node()
         if node is None:
             return [], []
@@ -111,7 +111,7 @@ def read_config_file(path: Path) -> tuple[list[Setting], list[str]]:
 
 
 def _settings(
-    loader: _Loader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path, problems: list[str]
+    loader: ConfigLoader, node: yaml.MappingNode, prefix: tuple[str, ...], path: Path, problems: list[str]
 ) -> Iterator[Setting]:
     """Yield the leaves of a mapping; arguments of the model are leaves whatever they hold."""
     seen: dict[Hashable, int] = {}

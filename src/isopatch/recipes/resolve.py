@@ -6,7 +6,7 @@ configuration, then the model's arguments against its architecture function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,14 @@ def resolve(
     data: str | None = None,
     config_file: Path | None = None,
     overrides: Iterable[tuple[str, str]] = (),
+    values: Mapping[str, Any] | None = None,
     choose_for: Chooser | None = None,
     notes: Notes | None = None,
     started_with: RunConfig | None = None,
 ) -> RunConfig:
     """Return the configuration that the names, the YAML file and the ("a.b", "value") overrides ask for.
 
+    values: dotted keys and their values, as a file would give them.
     started_with: the configuration of a run to be continued: what is said replaces its values, and neither a
         recipe nor a default choice is worked out again.
     choose_for: called with the data's configuration when nobody named a model; None knows `digits` alone.
@@ -58,6 +60,7 @@ def resolve(
     given, problems = parse_overrides(list(overrides))
     named = [("model.name", model), ("recipe", recipe), ("data.source", data)]
     given += [Setting(tuple(key.split(".")), value, value) for key, value in named if value is not None]
+    given += [Setting(tuple(key.split(".")), value) for key, value in (values or {}).items()]
     from_file: list[Setting] = []
     if config_file is not None:
         from_file, repeated = read_config_file(config_file)
@@ -73,6 +76,11 @@ def resolve(
     _put_token(tree, wanted)
     tree["recipe"] = _full_name(tree["recipe"], base, problems)
     origins = {setting.key: setting.origin for setting in settings if setting.origin}
+    if ("epochs",) in {s.path for s in given if s.text is not None} and tree["steps"] is not None:
+        problems.append(
+            f"epochs: {shown(wanted.get(('epochs',)))} has no effect beside steps {shown(tree['steps'])}; "
+            f"keep one (--steps null)"
+        )
     config = _validate(tree, base.model_dump(), problems)
     problems += _argument_problems(ModelNode.model_validate(tree["model"]))
     if problems or config is None:

@@ -14,6 +14,10 @@ from isopatch.training.distill_config import DistillConfig
 from isopatch.training.node import Fraction, NonNegative, Positive
 from isopatch.training.node import Node as Node
 
+# Keys that change nothing about the weights a run ends with: they may differ between start and resume.
+# Where the data lies is one of them: its fingerprint decides whether it is the same.
+HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
+
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -41,6 +45,10 @@ class DataConfig(Node):
         0.1, description="cut from train where the data has no validation split"
     )
     split_seed: int = Field(0, description="decides which pictures the cut takes")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="share of each class's training pictures used, after the cut; larger ones contain it"
+    )
+    fraction_seed: int = Field(0, description="decides which pictures the fraction takes")
     bad: Literal["fail", "skip"] = Field("fail", description="what an unreadable picture does")
     max_pixels: Positive = Field(50_000_000, description="larger pictures are refused from their header")
     memory_limit_mb: NonNegative = Field(2048.0, description="decoded once and kept below this; 0: never")
@@ -192,6 +200,8 @@ class RunConfig(Node):
     data_seed: order, augmentation and mixing; None takes `seed`.
     precision: "auto" is bfloat16 autocast where the hardware has fast bfloat16, float32 elsewhere.
     kernels: "auto" takes this package's own where they run, "plain" is PyTorch alone.
+    steps: the run's length in optimiser steps; None: `epochs` says it. Schedules stretch over the whole run
+        either way, and what counts epochs (warm-up, validation) still counts those of the data.
     """
 
     model: ModelNode
@@ -214,6 +224,7 @@ class RunConfig(Node):
     batch_size: Positive = 128
     accumulate: Positive = 1
     epochs: Positive = 30
+    steps: Positive | None = Field(None, description="length in optimiser steps, instead of epochs")
     seed: Annotated[int, Field(ge=0)] = 0
     data_seed: Annotated[int, Field(ge=0)] | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -235,12 +246,17 @@ class RunConfig(Node):
                 f"mixing pairs a micro-batch with itself reversed and needs an even one, not "
                 f"{self.micro_batch_size} (batch_size / accumulate)"
             )
-        if self.schedule.warmup_epochs >= self.epochs and self.schedule.kind != "constant":
+        in_epochs = self.steps is None and self.schedule.kind != "constant"  # else seen when the data is
+        if in_epochs and self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} leaves nothing of {self.epochs} "
                 f"epochs; give more epochs or a shorter warm-up"
             )
         return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
 
     @property
     def micro_batch_size(self) -> int:

@@ -170,7 +170,7 @@ def summarise(trainer: Trainer, folder: RunFolder, final: dict[str, Any]) -> dic
         "parameters": trainer.parameters,
         "macs": trainer.macs,
         "image_size": [trainer.spec.input.height, trainer.spec.input.width],
-        "epochs": config.epochs,
+        "epochs": trainer.epochs,
         "steps": trainer.step,
         "batch_size": config.batch_size,
         "accumulate": config.accumulate,

@@ -200,9 +200,8 @@ def evaluation_due(trainer: Trainer) -> bool:
     if trainer.val is None or trainer.step == 0 or trainer.evaluated_step == trainer.step:
         return False
     epoch, rest = divmod(trainer.step, trainer.sampler.steps_per_epoch)
-    return rest == 0 and (
-        epoch % trainer.config.eval.every_epochs == 0 or trainer.step == trainer.total_steps
-    )
+    whole = rest == 0 and epoch % trainer.config.eval.every_epochs == 0
+    return whole or trainer.step == trainer.total_steps
 
 
 def checkpoint_due(trainer: Trainer, last_save: float) -> bool:
@@ -220,14 +219,13 @@ def announce(trainer: Trainer) -> None:
     """Say what is about to run, once."""
     config, choices = trainer.config, trainer.choices
     log.info(
-        "%s on %s: %s parameters, %s MACs per picture, %d training pictures, %d x %d steps",
+        "%s on %s: %s parameters, %s MACs per picture, %d training pictures, %s",
         trainer.spec.name,
         config.data.source,
         f"{trainer.parameters:,}",
         f"{trainer.macs:,}",
         len(trainer.train),
-        config.epochs,
-        trainer.sampler.steps_per_epoch,
+        length_note(trainer),
     )
     parts = "" if config.accumulate == 1 else f" in {config.accumulate} parts of {config.micro_batch_size}"
     log.info(
@@ -245,6 +243,14 @@ def announce(trainer: Trainer) -> None:
     busy = busy_note(choices.threads)
     for note in (*trainer.splits.notes, *([busy] if busy else [])):
         log.info("%s", note)
+
+
+def length_note(trainer: Trainer) -> str:
+    """Say how long the run is: "30 x 11 steps", or "500 steps (45.5 epochs)"."""
+    per_epoch = trainer.sampler.steps_per_epoch
+    if trainer.config.steps is None:
+        return f"{trainer.config.epochs} x {per_epoch} steps"
+    return f"{trainer.total_steps} steps ({trainer.total_steps / per_epoch:.3g} epochs)"
 
 
 def taught_note(trainer: Trainer) -> str:

@@ -59,7 +59,7 @@ def plan_run(config: RunConfig, splits: DataSplits) -> dict[str, Any]:
         "flops": 2 * trainer.macs,
         "memory_estimate_bytes": weights + activations * config.micro_batch_size,
         **trainer.choices.to_json(),
-        "epochs": config.epochs,
+        "epochs": trainer.epochs,
         "steps": trainer.total_steps,
         "batch_size": config.batch_size,
         "images_per_second": config.batch_size / per_step,

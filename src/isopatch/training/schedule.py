@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from isopatch.errors import UsageError
 from isopatch.training.config import RunConfig, ScheduleConfig
 
 
@@ -20,13 +21,23 @@ class Schedule:
 
     config: ScheduleConfig
     peak: float
-    epochs: int
+    epochs: int | float
     steps_per_epoch: int
 
     @classmethod
     def of(cls, config: RunConfig, steps_per_epoch: int) -> Schedule:
-        """The schedule of a run whose epochs have `steps_per_epoch` optimiser steps."""
-        return cls(config.schedule, config.peak_lr, config.epochs, steps_per_epoch)
+        """The schedule of a run whose epochs have `steps_per_epoch` optimiser steps.
+
+        Raises UsageError where a run given in steps is all warm-up.
+        """
+        epochs = config.epochs if config.steps is None else config.steps / steps_per_epoch
+        warmup = config.schedule.warmup_epochs
+        if config.steps is not None and warmup >= epochs and config.schedule.kind != "constant":
+            raise UsageError(
+                f"schedule.warmup_epochs {warmup:g} leaves nothing of {config.steps} steps, which are "
+                f"{epochs:.3g} epochs; give more steps or a shorter warm-up"
+            )
+        return cls(config.schedule, config.peak_lr, epochs, steps_per_epoch)
 
     def lr(self, step: int) -> float:
         """Learning rate of optimiser step `step`, counted from 0."""
@@ -55,8 +66,10 @@ class Schedule:
         return config.min_lr + (self.peak - config.min_lr) * max(share, 0.0)
 
     def _piecewise(self, time: float) -> float:
-        epochs = self.epochs
-        xs = (0.0, float(2 * epochs // 5), float(4 * epochs // 5), float(epochs))
+        # The repository cuts the corners to whole epochs; a length in steps has none to cut to.
+        epochs, whole = self.epochs, isinstance(self.epochs, int)
+        corners = (2 * epochs // 5, 4 * epochs // 5) if whole else (2 * epochs / 5, 4 * epochs / 5)
+        xs = (0.0, float(corners[0]), float(corners[1]), float(epochs))
         ys = (0.0, self.peak, self.peak / 20, 0.0)
         for (x0, y0), (x1, y1) in zip(
             zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False

@@ -22,7 +22,7 @@ from isopatch.models.external.wrapper import External
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
 from isopatch.training.checkpoint import Checkpoint
-from isopatch.training.config import RunConfig
+from isopatch.training.config import HARMLESS, RunConfig
 from isopatch.training.ema import Ema, restore_in_place
 from isopatch.training.hardware import Choices, choose
 from isopatch.training.optim import NamedOptimizer, build_optimizer
@@ -32,12 +32,8 @@ from isopatch.training.twins import put_twins_in
 
 log = logging.getLogger("isopatch")
 
-# Keys that change nothing about the weights a run ends with: they may differ between start and resume.
-# Where the data lies is one of them: its fingerprint decides whether it is the same.
-HARMLESS = ("data.source", "data.workers", "data.memory_limit_mb", "checkpoint", "eval.batch_size")
 # Where something lies that is known by what it holds (`Teaching.restore`, the cache's header).
 PLACES = ("distill.teacher", "distill.cache")
-
 
 @dataclass
 class Best:
@@ -88,7 +84,14 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.config.epochs * self.sampler.steps_per_epoch
+        return self.config.total_steps(self.sampler.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int | float:
+        """Times the run goes through its pictures: a whole number, unless it was given in steps."""
+        if self.config.steps is None:
+            return self.config.epochs
+        return round(self.total_steps / self.sampler.steps_per_epoch, 4)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -285,6 +288,8 @@ def data_record(trainer: Trainer) -> dict[str, Any]:
         "source": data.source,
         "val_fraction": data.val_fraction,
         "split_seed": data.split_seed,
+        "fraction": data.fraction,
+        "fraction_seed": data.fraction_seed,
         "max_pixels": data.max_pixels,
         "bad": data.bad,
         "fingerprint": data_fingerprint(trainer.splits)["train"],

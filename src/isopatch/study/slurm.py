@@ -1,0 +1,101 @@
+"""Drivers as a SLURM array, through submitit: each job is a driver, and they share the work by their claims.
+
+A job that its time limit or a preemption ends has saved before, and is queued again by submitit.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from isopatch.errors import EXIT_DONE, EXIT_SAVED_EARLY, IsopatchError, UsageError, nearest
+from isopatch.recipes.reading import parse_value
+
+WORKERS, CLUSTER = "workers", "cluster"
+# What SLURM itself knows may be given without submitit's prefix: partition=gpu.
+BARE = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "gres",
+    "comment",
+    "setup",
+    "array_parallelism",
+    "mail_type",
+    "mail_user",
+)
+KNOWN = (
+    WORKERS,
+    CLUSTER,
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "mem_gb",
+    *(f"slurm_{name}" for name in BARE),
+)
+
+
+class DriverJob:
+    """What a job of the array does: a driver, as a command of its own. submitit stores and calls it."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+
+    def __call__(self) -> int:
+        """Run the driver; returns its exit code. A failed run of the study is no failure of the job."""
+        code = subprocess.run(self.command, check=False).returncode
+        if code not in (EXIT_DONE, EXIT_SAVED_EARLY, 1):
+            raise RuntimeError(f"the driver ended with exit code {code}: {' '.join(self.command)}")
+        return code
+
+    def checkpoint(self) -> Any:
+        """Queue the same again, after a time limit or a preemption: submitit asks for this."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(DriverJob(self.command))
+
+
+def slurm_settings(text: str) -> dict[str, Any]:
+    """Return what `--slurm KEY=VALUE,...` says; raises UsageError for unknown keys, with the nearest."""
+    settings: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        key = f"slurm_{key}" if key in BARE else key
+        if not equals:
+            raise UsageError(f"--slurm {part}: give KEY=VALUE, as in partition=gpu,timeout_min=240,workers=4")
+        if key not in KNOWN:
+            raise UsageError(f"--slurm {part}: unknown key{nearest(key, [*KNOWN, *BARE])}")
+        settings[key] = parse_value(value)
+    if not isinstance(settings.get(WORKERS, 1), int) or settings.get(WORKERS, 1) < 1:
+        raise UsageError(f"--slurm workers={settings[WORKERS]}: give a whole number from 1 up")
+    return settings
+
+
+def submit(folder: Path, settings: dict[str, Any], arguments: Sequence[str], *, runs: int) -> list[str]:
+    """Queue drivers for a study that was begun in `folder`; returns the jobs' ids.
+
+    settings: as `slurm_settings` gives them; workers: how many drivers, default 4 and at most one per run;
+    cluster: "slurm", or "local" for processes on this machine. arguments: of `isopatch study run`.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UsageError("--slurm needs submitit: pip install 'isopatch[slurm]'") from None
+    given = dict(settings)
+    workers = min(int(given.pop(WORKERS, 4)), max(runs, 1))
+    cluster = str(given.pop(CLUSTER, "slurm"))
+    logs = folder / "slurm"
+    try:
+        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
+    except Exception as error:
+        raise IsopatchError(f"--slurm: {error}; cluster=local runs the drivers on this machine") from None
+    executor.update_parameters(name=f"isopatch-{folder.name}", **given)
+    command = [sys.executable, "-m", "isopatch", "study", "run", *arguments]
+    with executor.batch():
+        jobs = [executor.submit(DriverJob(command)) for _ in range(workers)]
+    return [str(job.job_id) for job in jobs]

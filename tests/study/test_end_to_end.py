@@ -1,0 +1,238 @@
+"""Studies with real trainings, through the command line: results, table, failures, SLURM."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from isopatch.cli import main
+from isopatch.errors import IsopatchError, UsageError
+from isopatch.study import jobs, slurm
+from isopatch.study.rows import CLOCK, digest, table, write_results
+from isopatch.study.slurm import slurm_settings
+
+SIZES = {"dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "image_size": 8}
+STUDY = {
+    "question": "Does it help to start from another run's weights, or to be taught by it?",
+    "base": {
+        "data": "digits",
+        "recipe": "small",
+        "model": {"name": "convmixer", **SIZES},
+        "batch_size": 128,
+        "threads": 1,
+        "precision": "fp32",
+    },
+    "factors": {
+        "start": {
+            "fresh": {},
+            "warm": {"weights": "@low"},
+            "taught": {"teacher": "@low", "distillation": "soft"},
+        },
+        "data_fraction": [0.5],
+    },
+    "seeds": 1,
+    "equal": {"images": 640},
+    "before": {
+        "low": {"model": {"name": "convmixer", **SIZES}, "epochs": 2, "data_fraction": 0.3, "recipe": "small"}
+    },
+}
+Command = Callable[..., tuple[int, Any, str]]
+
+
+@pytest.fixture
+def isopatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in an empty folder; returns (exit code, its JSON, messages)."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+
+    def command(*arguments: str) -> tuple[int, Any, str]:
+        code = main([*arguments, "--json"])
+        captured = capsys.readouterr()
+        return code, json.loads(captured.out) if captured.out else None, captured.err
+
+    return command
+
+
+def test_a_study_from_its_file_to_its_table(isopatch: Command) -> None:
+    code, planned, errors = isopatch("study", "plan", "mine.yaml", "--no-measure")
+    assert code == 0 and [run["id"] for run in planned["runs"]] == [
+        "before-low-seed0",
+        "start-fresh_data-fraction-0.5-seed0",
+        "start-warm_data-fraction-0.5-seed0",
+        "start-taught_data-fraction-0.5-seed0",
+    ], errors
+    assert not Path("studies").exists(), "a plan alone writes nothing"
+
+    code, stopped, _ = isopatch("study", "run", "mine.yaml", "--in-process", "--max-minutes", "1e-9")
+    assert (code, stopped["done"], stopped["planned"]) == (75, 0, 4)
+
+    code, ended, errors = isopatch("study", "run", "mine.yaml", "--in-process")
+    assert code == 0, errors
+    assert (ended["planned"], ended["done"], ended["failed"], ended["running"]) == (4, 4, 0, 0)
+    folder = Path("studies/mine")
+    rows = {row["factor.start"]: row for row in pq.read_table(folder / "results.parquet").to_pylist()}
+    assert set(rows) == {"fresh", "warm", "taught"}, "what comes first is no row"
+    fresh, warm, taught = (rows[name] for name in ("fresh", "warm", "taught"))
+    before = json.loads((folder / "runs" / "before-low-seed0" / "summary.json").read_text())
+    for row in rows.values():
+        summary = json.loads((folder / "runs" / row["run"] / "summary.json").read_text())
+        assert row["top1"] == summary["final"]["test"]["top1"] and row["split"] == "test"
+        assert row["val_top1"] == summary["final"]["val"]["top1"]
+        assert row["training_flops"] == 6 * row["macs"] * 640 and row["images_seen"] == 640
+        assert row["factor.data_fraction"] == "0.5" and row["train_images"] == summary["data"]["train"]
+        assert row["weights_sha256"] == summary["weights_sha256"]
+    assert fresh["before_training_flops"] == 0 and fresh["before_seconds"] == 0.0
+    assert warm["before_training_flops"] == taught["before_training_flops"]
+    assert warm["before_training_flops"] == 6 * before["macs"] * before["images_seen"] > 0
+    for row, begun in ((warm, "weights: /"), (taught, "teacher: /")):
+        config = (folder / "runs" / row["run"] / "config.yaml").read_text()
+        assert any(begun in line and line.endswith("before-low-seed0") for line in config.splitlines())
+    assert len({row["weights_sha256"] for row in rows.values()}) == 3
+
+    results = table(folder)
+    assert digest(results) == digest(pq.read_table(folder / "results.parquet"))
+    slower = results.to_pylist()
+    for row in slower:
+        row.update(dict.fromkeys(CLOCK, 1e9))
+    other = results.from_pylist(slower, schema=results.schema)
+    assert digest(other) == digest(results)
+    worse = results.from_pylist([{**row, "top1": 0.0} for row in slower], schema=results.schema)
+    assert digest(worse) != digest(results), "control: the digest sees a result"
+
+    claims = sorted(path.name for path in (folder / "claims").iterdir())
+    again = isopatch("study", "run", str(folder), "--in-process")
+    assert again[0] == 0 and sorted(path.name for path in (folder / "claims").iterdir()) == claims
+    code, status, _ = isopatch("study", "status", str(folder))
+    assert code == 0 and {key: status[key] for key in ("planned", "done", "failed", "running")} == {
+        "planned": 4,
+        "done": 4,
+        "failed": 0,
+        "running": 0,
+    }
+    path = folder / "runs" / fresh["run"] / "summary.json"
+    path.write_text(path.read_text().replace('"steps": 5', '"steps": 6'))
+    with pytest.raises(IsopatchError, match="steps 6, planned were 5: not this study's run"):
+        write_results(folder)
+
+
+def test_a_failing_run_is_recorded_with_its_own_words(isopatch: Command) -> None:
+    broken = {**STUDY, "factors": {"optimizer.lr": [1e-3, 1e30]}, "before": {}}
+    Path("mine.yaml").write_text(yaml.safe_dump(broken, sort_keys=False))
+    code, ended, _ = isopatch("study", "run", "mine.yaml", "--in-process")
+    assert (code, ended["done"], ended["failed"]) == (1, 1, 1)
+    error = next(run["error"] for run in ended["runs"] if run["state"] == "failed")
+    assert "step" in error and not error.startswith("isopatch")
+    assert pq.read_table("studies/mine/results.parquet").num_rows == 1
+    assert isopatch("study", "run", "mine.yaml", "--in-process")[1]["failed"] == 1
+
+
+def test_words_for_people(isopatch: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "list"]) == 0
+    assert "kernel-size  Does a larger kernel" in capsys.readouterr().out
+    assert main(["study", "plan", "kernel-size", "--small", "--no-measure", "--out", "begun"]) == 0
+    told = capsys.readouterr().out
+    assert "held equal: epochs" in told and "kernel-size-3" in told
+    assert main(["study", "status", "begun"]) == 0
+    assert " 0 running, 0 failed, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run", "mine.yaml", "--max-minutes", "0"], "--max-minutes 0: give a time above 0"),
+        (["run", "mine.yaml", "--in-process", "--parallel", "2"], "--in-process does one run at a time"),
+        (["run", "mine.yam"], "mine.yam: neither a file nor a built-in study"),
+        (["status", "."], "no plan.json here"),
+        (["plan", "mine.yaml", "--smal"], "--smal: unknown option"),
+    ],
+)
+def test_requests_that_cannot_work_are_refused(isopatch: Command, arguments: list[str], line: str) -> None:
+    code, _, errors = isopatch("study", *arguments)
+    assert code == 2 and line in errors
+
+
+def test_slurm_settings_are_read_and_unknown_ones_refused() -> None:
+    read = slurm_settings("partition=gpu, timeout_min=240,workers=3,cluster=local")
+    assert read == {"slurm_partition": "gpu", "timeout_min": 240, "workers": 3, "cluster": "local"}
+    with pytest.raises(UsageError, match=r"partitoin=gpu: unknown key \(did you mean 'partition'\?\)"):
+        slurm_settings("partitoin=gpu")
+    with pytest.raises(UsageError, match="give KEY=VALUE"):
+        slurm_settings("gpu")
+    with pytest.raises(UsageError, match="workers=0"):
+        slurm_settings("workers=0")
+
+
+def test_without_submitit_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UsageError, match=r"pip install 'isopatch\[slurm\]'"):
+        slurm.submit(tmp_path, {}, [], runs=1)
+
+
+def test_no_slurm_here_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(IsopatchError, match="cluster=local runs the drivers on this machine"):
+        slurm.submit(tmp_path, {"cluster": "slurm"}, [], runs=1)
+
+
+@pytest.mark.filterwarnings("ignore")  # submitit's own
+def test_drivers_are_queued_each_with_the_whole_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import submitit
+
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        submitit.AutoExecutor, "submit", lambda _self, call: asked.append(call) or submitit.helpers
+    )
+    monkeypatch.setattr(submitit.helpers, "job_id", "7", raising=False)
+    ids = slurm.submit(tmp_path / "s", {"cluster": "local", "workers": 3}, ["/s", "--parallel=1"], runs=2)
+    assert ids == ["7", "7"], "no more drivers than runs"
+    assert asked[0].command[-4:] == ["study", "run", "/s", "--parallel=1"]
+    again = asked[0].checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+
+
+def test_a_driver_job_fails_only_where_the_driver_does() -> None:
+    def ends(code: int) -> list[str]:
+        return [sys.executable, "-c", f"raise SystemExit({code})"]
+
+    assert [slurm.DriverJob(ends(code))() for code in (0, 1, 75)] == [0, 1, 75]
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        slurm.DriverJob(ends(2))()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_queued_drivers_do_a_study(isopatch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through submitit's local executor: processes in place of a cluster."""
+    import time
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    code, queued, errors = isopatch("study", "run", "mine.yaml", "--slurm", "cluster=local,workers=2")
+    assert code == 0 and len(queued["jobs"]) == 2, errors
+    deadline = time.monotonic() + 400
+    while isopatch("study", "status", "studies/mine")[1]["done"] < 4:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert not (Path("studies/mine") / "failures").exists()
+
+
+def test_the_last_error_is_the_runs_own(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("a warning\nisopatch: error: first\nisopatch: error: the loss is not finite\nand a word\n")
+    assert jobs.last_error(log, 1) == "the loss is not finite"
+    log.write_text("Traceback\nSegmentation fault\n")
+    assert jobs.last_error(log, 1) == "Segmentation fault"
+    assert jobs.last_error(log, -11).startswith("killed by SIGSEGV; its last words: Segmentation fault")
+    log.write_text("")
+    assert jobs.last_error(log, 1) == "exit code 1, and not a word"

@@ -1,0 +1,173 @@
+"""What a study.yaml may say: everything wrong is said at once, with the nearest name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isopatch.errors import UsageError
+from isopatch.study.load import builtin_names, dump_study, load_study
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "my study.yaml"
+    path.write_text(text)
+    return path
+
+
+def problems(declare: Any, **keys: Any) -> list[str]:
+    with pytest.raises(UsageError) as error:
+        declare(**keys)
+    return [line.removeprefix("declared.yaml: ") for line in str(error.value).splitlines()]
+
+
+MIXERS = {"mixer": ["attention", "depthwise"], "depth": [1, 2]}
+
+
+def test_everything_wrong_is_said_at_once(declare: Any) -> None:
+    said = problems(
+        declare,
+        sedes=3,
+        equal={"epochs": 1, "images": 5},
+        factors={"kernel_sizes": [3], "mixer": ["attention", "attention"], "depth": []},
+        hypotheses=[{"claim": "x", "better": {}, "worse": {}, "expect": "grater"}],
+        base={"optimizer.learning_rate": 1, "epochs": 3},
+        before={"Teacher": {"modle": "convmixer"}},
+    )
+    expected = [
+        "sedes: unknown key (did you mean 'seeds'?)",
+        "equal: give exactly one of epochs, images, seconds, training_flops",
+        "hypotheses.0.expect: 'grater' is not one of greater, equal, less (did you mean 'greater'?)",
+        "base: optimizer.learning_rate: unknown key",
+        "base: epochs cannot be set here: the study's equal says how long runs are",
+        "factors.kernel_sizes: kernel_sizes: unknown key (did you mean 'kernel_size'?)",
+        "factors.mixer: level attention is given twice",
+        "factors.depth: has no levels",
+        "before.Teacher: a name is made of a-z, 0-9 and -",
+        "before.Teacher: modle: unknown key (did you mean 'model'?)",
+    ]
+    for line in expected:
+        assert any(found.startswith(line) for found in said), (line, said)
+    assert len(said) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"equal": None}, "equal: is missing; say what is held equal"),
+        ({"seeds": [1, 1]}, "seeds: 1 is given twice"),
+        ({"seeds": 0}, "seeds: give how many, from 1 up"),
+        (
+            {"cells": [{"mixer": "atention", "depth": 1}]},
+            "cells 1: mixer has no level atention (did you mean",
+        ),
+        ({"cells": [{"mixer": "attention"}]}, "cells 1: says nothing about factor depth"),
+        (
+            {"cells": [{"mixer": "depthwise", "depth": n} for n in (1, "1")]},
+            "cells: depth 1, mixer depthwise is",
+        ),
+        ({"exclude": [{"depth": 3}]}, "exclude 1: depth has no level 3; there are 1, 2"),
+        ({"exclude": [{"depth": 1}, {"depth": 2}]}, "exclude: nothing is left of the study"),
+        ({"match": {"like": {"mixr": "attention"}}}, "match.like: mixr is no factor (did you mean 'mixer'?)"),
+        ({"match": {"like": {"depth": 1}, "solve": "lr"}}, "match.solve: lr: unknown key (did you mean 'opt"),
+        ({"match": {"like": {"depth": 1}, "solve": "batch_size"}}, "match.solve: batch_size is no argument"),
+        ({"base": {"weights": "@first"}}, "base: @first is no run under before; there are none"),
+        ({"base": {"teacher": "auto"}}, "base: teacher auto: name a run under before"),
+        ({"base": {"seed": 3}}, "base: seed cannot be set here: the study's seeds say it"),
+        ({"base": {"width": 8}}, "base: model.dim is given twice; keep one"),
+        (
+            {"before": {"a": {"weights": "@b"}, "b": {"weights": "@a"}}},
+            "before: a, b wait for each other",
+        ),
+        (
+            {"hypotheses": [{"claim": "x", "better": {"depth": 1}, "worse": {"depth": 1}}]},
+            "hypotheses 1: better and worse are the same cells",
+        ),
+        (
+            {
+                "hypotheses": [
+                    {"claim": "x", "better": {"depth": 1}, "worse": {"depth": 2}, "expect": "equal"}
+                ]
+            },
+            "hypotheses.0: margin belongs to expect: equal",
+        ),
+        (
+            {"factors": {"depth": [1, 2], "size": {"deep": {"model.depth": 9}}}},
+            "factors: both depth and size set",
+        ),
+        ({"probes": ["Few Shot"]}, "probes.0: 'Few Shot'"),
+    ],
+)
+def test_each_mistake_is_refused(declare: Any, keys: dict[str, Any], line: str) -> None:
+    said = problems(declare, **{"factors": MIXERS, **keys})
+    assert len(said) == 1 and said[0].startswith(line), said
+
+
+def test_the_study_without_a_mistake_is_taken(declare: Any) -> None:
+    assert len(declare(factors=MIXERS).factor_levels) == 2
+
+
+def test_a_file_is_named_by_its_name_and_read_back_from_its_dump(tmp_path: Path) -> None:
+    path = write(tmp_path, "question: why\nequal: {training_flops: 1e9}\nfactors: {pyramid: [true, false]}\n")
+    study = load_study(path)
+    assert (study.name, study.equal.training_flops, study.seed_list) == ("my-study", 1e9, [0, 1, 2])
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "study.yaml").write_text(dump_study(study))
+    assert load_study(tmp_path / "copy") == study
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a: 1\na: 2\n", "a was given in line 1 already"),
+        ("base: {model: x, model: y}\n", "model was given in line 1 already"),
+        ("- 1\n", "give keys and values"),
+        ("base: &x {}\nbefore: *x\n", "aliases"),
+        ("base: !!python/object:os.system {}\n", "not YAML"),
+        ("weights: @x\n", "not YAML"),
+    ],
+)
+def test_what_is_no_plain_yaml_is_refused(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        load_study(write(tmp_path, text))
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"did you mean 'kernel-size'\?"):
+        load_study("kernel-sise")
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_every_built_in_study_loads_in_both_sizes(name: str) -> None:
+    assert load_study(name).name == name
+    assert load_study(name, small=True).base["data"] == "digits"
+
+
+def test_the_small_form_replaces_what_it_says(tmp_path: Path) -> None:
+    document = {
+        "question": "?",
+        "base": {"model": "vit", "model.dim": 64},
+        "factors": {"depth": [4, 8], "patch_size": [1, 2]},
+        "seeds": 3,
+        "equal": {"epochs": 9},
+        "small": {"base": {"model.dim": 8}, "factors": {"depth": [1]}, "equal": {"images": 640}},
+    }
+    path = write(tmp_path, yaml.safe_dump(document))
+    small = load_study(path, small=True, data="elsewhere")
+    assert small.base == {"model": "vit", "model.dim": 8, "data": "elsewhere"}
+    assert small.factors == {"depth": [1], "patch_size": [1, 2]}
+    assert small.equal.kind == "images" and small.seeds == 3
+    assert load_study(path).equal.kind == "epochs"
+    with pytest.raises(UsageError, match="has no section 'small'"):
+        load_study(write(tmp_path, "question: why\nequal: {epochs: 1}\n"), small=True)
+
+
+def test_hypotheses_name_levels_as_text_and_may_ask_for_the_best(declare: Any) -> None:
+    study = declare(
+        factors=MIXERS,
+        hypotheses=[{"claim": "x", "better": {"depth": 2, "mixer": "@best"}, "worse": {"depth": 1}}],
+    )
+    assert study.hypotheses[0].better == {"depth": "2", "mixer": "@best"}
