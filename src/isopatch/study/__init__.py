@@ -1,0 +1,1 @@
+"""Declared sets of runs that differ in stated factors only: planned, run, analysed, reported."""
