@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from isopatch.report.study_metrics import COSTS
 from isopatch.report.wording import number
 from isopatch.study.effects import Effect, main_effects
-from isopatch.study.metrics import COSTS
-from isopatch.study.pairs import PREFIX, Row, factors_of, level_text
+from isopatch.study.pairs import PREFIX, Row, factors_of
 from isopatch.study.pareto import pareto_front
 from isopatch.study.stats import Summary, summarise
 from isopatch.study.verdict import Claim, Verdict, judge
@@ -26,8 +26,8 @@ class Design(Protocol):
     """What an analysis needs of a study; `study.schema.Study` is one."""
 
     @property
-    def factors(self) -> Mapping[str, Any]:
-        """factor -> its levels: a list of values, or a mapping of named ones."""
+    def factor_levels(self) -> Mapping[str, Mapping[str, Any]]:
+        """factor -> the names of its levels, in order, each with its settings."""
 
     @property
     def hypotheses(self) -> Sequence[Claim]:
@@ -74,7 +74,7 @@ class Analysis:
 def analyse(table: pa.Table | Sequence[Row], study: Design) -> Analysis:
     """Analyse the finished runs; with none there are no cells, and every verdict is "not certain"."""
     rows: list[Row] = list(table) if isinstance(table, Sequence) else table.to_pylist()
-    levels = {name: level_names(given) for name, given in study.factors.items()}
+    levels = {factor: list(names) for factor, names in study.factor_levels.items()}
     cells = _cells(rows, levels)
     return Analysis(
         metric=METRIC,
@@ -85,11 +85,6 @@ def analyse(table: pa.Table | Sequence[Row], study: Design) -> Analysis:
         fronts=_fronts(cells),
         notes=_notes(rows, cells),
     )
-
-
-def level_names(levels: Any) -> list[str]:
-    """The names of a factor's levels, as the table has them."""
-    return [level_text(level) for level in levels]
 
 
 def _cells(rows: Sequence[Row], levels: Mapping[str, Sequence[str]]) -> list[CellResult]:
@@ -121,9 +116,15 @@ def _cell(name: str, members: Sequence[Row]) -> CellResult:
         values=values,
         top1=summarise(values),
         split=str(members[0].get("split", "test")),
-        costs={column: _mean([row.get(column) for row in members]) for column in COSTS},
+        costs={column: _mean([_cost(row, column) for row in members]) for column in COSTS},
         probes=probes,
     )
+
+
+def _cost(row: Row, column: str) -> float | None:
+    """A cost of a run, with that of the runs it was started from or taught by."""
+    own, before = number(row.get(column)), number(row.get(f"before_{column}"))
+    return own if own is None or before is None else own + before
 
 
 def _mean(values: Sequence[Any]) -> float | None:

@@ -1,4 +1,4 @@
-"""Which runs are compared with which: equal in everything but what a claim or a factor changes, seed included.
+"""Which runs are compared with which: equal in seed and in all that a claim or a factor leaves alone.
 
 A row is one finished run of the results table: a mapping with `factor.<name>` columns, `seed` and figures.
 """
@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of a comparison. alone: runs without their partner. chosen: what "@best" came to, in words."""
+    """All pairs of a comparison. alone: runs without a partner. chosen: what "@best" came to, in words."""
 
     pairs: tuple[Pair, ...]
     alone: int
@@ -103,9 +103,7 @@ def _members(
     return found
 
 
-def _best(
-    rows: Sequence[Row], factors: Sequence[str], free: Sequence[str], chosen: list[str]
-) -> list[Row]:
+def _best(rows: Sequence[Row], factors: Sequence[str], free: Sequence[str], chosen: list[str]) -> list[Row]:
     """Keep, in every block, the runs of the levels that validated best."""
     groups: dict[tuple[tuple[str, str], ...], dict[tuple[str, ...], list[Row]]] = {}
     for row in rows:

@@ -23,7 +23,7 @@ def read_results(folder: Path) -> pa.Table:
 
     path = folder if folder.suffix == ".parquet" else folder / TABLE
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; 'isopatch study report {folder}' writes it once a run is done")
+        raise UsageError(f"{path}: no such file; 'isopatch study report' writes it once a run is done")
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:

@@ -36,9 +36,9 @@ class Summary:
 class DifferenceTest:
     """The p-values of a mean difference against a claim about it.
 
-    p_for: of the claim, one-sided; p_against: of its opposite, one-sided. p: twice the smaller, at most 1: for
-    "greater" and "less" that is the two-sided paired t-test; for "equal" it is below 0.05 exactly where the
-    95 % interval lies inside (or outside) the margin. All are None where the spread cannot be estimated.
+    p_for: of the claim, one-sided; p_against: of its opposite, one-sided. p: twice the smaller, at most 1:
+    for "greater" and "less" that is the two-sided paired t-test; for "equal" it is below 0.05 exactly where
+    the 95 % interval lies inside (or outside) the margin. All are None where the spread cannot be estimated.
     """
 
     p_for: float | None
@@ -114,7 +114,7 @@ def difference_test(differences: Sequence[float], expect: str, margin: float = 0
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values for being several (Holm 1979); None stays None and counts as a test that was stated."""
+    """Correct p-values for being several (Holm 1979); None stays None, and counts among the several."""
     stated = len(p_values)
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * stated

@@ -1,8 +1,8 @@
 """The verdict on every stated hypothesis: supported, contradicted or not certain, in one sentence.
 
 A hypothesis is tested over all pairs of runs that its two partial cells give (see `pairs.py`), by a paired
-t-test, or by two one-sided tests where it expects equality within a margin. Holm's correction is over the stated
-hypotheses and nothing else.
+t-test, or by two one-sided tests where it expects equality within a margin. Holm's correction is over the
+stated hypotheses and nothing else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from isopatch.errors import UsageError
-from isopatch.study.metrics import Metric, metric_of
+from isopatch.report.study_metrics import Metric, metric_of
 from isopatch.study.pairs import Pairs, Row, level_text, pair_up
 from isopatch.study.stats import DifferenceTest, Interval, Summary, difference_test, holm, summarise
 
@@ -91,9 +91,7 @@ def judge(rows: Sequence[Row], claims: Sequence[Claim]) -> list[Verdict]:
     ]
 
 
-def _measure(
-    rows: Sequence[Row], claim: Claim
-) -> tuple[Pairs, Summary | None, DifferenceTest, str]:
+def _measure(rows: Sequence[Row], claim: Claim) -> tuple[Pairs, Summary | None, DifferenceTest, str]:
     nothing = Pairs((), 0, ()), None, DifferenceTest(None, None, None)
     if claim.expect == "equal" and not claim.margin:
         return *nothing, "it gives no margin within which two results count as equal"
@@ -113,7 +111,12 @@ def _measure(
 
 
 def _verdict(
-    claim: Claim, pairs: Pairs, summary: Summary | None, test: DifferenceTest, problem: str, p_holm: float | None
+    claim: Claim,
+    pairs: Pairs,
+    summary: Summary | None,
+    test: DifferenceTest,
+    problem: str,
+    p_holm: float | None,
 ) -> Verdict:
     outcome, reason = _outcome(pairs, summary, test, problem, p_holm)
     metric = metric_of(claim.metric)
