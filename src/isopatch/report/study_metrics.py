@@ -16,6 +16,9 @@ COSTS = {
 }
 """Column -> (what it is, whether more is better): the axes of the Pareto fronts."""
 
+COST_HEADS = ("parameters", "MACs", "images/s", "FLOPs", "time")
+"""The same, short, for the heads of tables."""
+
 _NAMES = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",

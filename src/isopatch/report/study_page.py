@@ -11,7 +11,7 @@ from isopatch.report.curves import Chart
 from isopatch.report.render import write_page
 from isopatch.report.study_curves import curve_plot
 from isopatch.report.study_figure import Plot, to_page
-from isopatch.report.study_metrics import COSTS, cost_text, metric_of
+from isopatch.report.study_metrics import COST_HEADS, COSTS, cost_text, metric_of
 from isopatch.report.study_plots import cells_plot, factor_plot, pareto_plot, verdict_plot
 from isopatch.report.wording import MISSING, percent
 
@@ -56,7 +56,7 @@ def write_study_page(document: Document, out: Path) -> Path:
             "rows": cell_rows(analysis["cells"]),
             "factors": list(analysis["levels"]),
             "probes": _probes(analysis["cells"]),
-            "costs": [name for name, _ in COSTS.values()],
+            "costs": COST_HEADS,
             "effects": [_effect(effect, analysis["metric"]) for effect in analysis["effects"]],
             "split": analysis["cells"][0]["split"] if analysis["cells"] else "test",
             "charts": charts,

@@ -29,7 +29,7 @@ def verdict_plot(verdicts: Sequence[Mapping[str, Any]]) -> Plot | None:
     shown = [v for v in verdicts if v["difference"] is not None and metric_of(v["metric"]).scale == 100]
     if not shown:
         return None
-    lines = [textwrap.wrap(v["claim"], 44, max_lines=3, placeholder=" ...") for v in shown]
+    lines = [textwrap.wrap(v["claim"], 40, max_lines=3, placeholder=" ...") for v in shown]
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=INK, linewidth=1.0, alpha=0.6, zorder=0)
@@ -51,7 +51,7 @@ def verdict_plot(verdicts: Sequence[Mapping[str, Any]]) -> Plot | None:
 
     height = 0.62 + sum(0.24 + 0.15 * len(wrapped) for wrapped in lines)
     note = "Green: supported, red: contradicted, grey: not certain. A grey band is what counts as equal."
-    return Plot("verdicts", "What was to be tested", note, draw, size=(8.2, height), left=0.37, grid="x")
+    return Plot("verdicts", "What was to be tested", note, draw, size=(8.2, height), left=0.38, grid="x")
 
 
 def cells_plot(cells: Sequence[Cell]) -> Plot | None:
@@ -98,16 +98,15 @@ def factor_plot(cells: Sequence[Cell], factor: str, names: Sequence[str]) -> Plo
 
     def draw(axes: Axes) -> None:
         width = 0.0 if len(groups) == 1 or many else 0.36
-        for index, (key, members) in enumerate(groups.items()):
+        for index, members in enumerate(groups.values()):
             shift = width * (index / max(1, len(groups) - 1) - 0.5)
             places = [levels.index(level) + shift for level in levels if level in members]
             found = [members[level] for level in levels if level in members]
             color = SERIES[7] if many else SERIES[index % len(SERIES)]
-            label = None if many else " · ".join(key[i] for i in varying)
             means = [cell["top1"]["mean"] for cell in found]
             style = "solid" if numeric else (0, (1, 3))
             axes.plot(places, means, color=color, linewidth=1.5 if numeric else 1.0, linestyle=style,
-                      alpha=0.35 if many else 0.7, label=label)  # fmt: skip
+                      alpha=0.35 if many else 0.7)  # fmt: skip
             if not many:
                 for place, cell in zip(places, found, strict=True):
                     _with_interval(axes, cell, place, color, horizontal=False)
@@ -121,17 +120,23 @@ def factor_plot(cells: Sequence[Cell], factor: str, names: Sequence[str]) -> Plo
         axes.set_xlabel(factor)
         if not many:
             _clip_to_runs(axes, cells, "y")
-        if len(groups) > 1 and not many:
-            axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=3, borderaxespad=0.1, fontsize=8)
+        _legend(axes, entries)
 
-    rows = 0 if len(groups) == 1 or many else math.ceil(len(groups) / 3)
+    entries = (
+        {}
+        if many or len(groups) == 1
+        else {
+            " · ".join(_said(keys[i], key[i]) for i in varying): SERIES[index % len(SERIES)]
+            for index, key in enumerate(groups)
+        }
+    )
     note = (
         f"Grey: the {len(groups)} combinations of the other factors; blue: the mean of the complete ones."
         if many
         else "Mean, 95 % interval and single runs."
     )
     title = f"Accuracy by {factor.replace('_', ' ')}"
-    return Plot(f"by-{factor.replace('_', '-')}", title, note, draw, legend_rows=rows)
+    return Plot(f"by-{factor.replace('_', '-')}", title, note, draw, legend_rows=_legend_rows(entries))
 
 
 def pareto_plot(cells: Sequence[Cell], front: Sequence[str], column: str) -> Plot | None:
@@ -148,33 +153,28 @@ def pareto_plot(cells: Sequence[Cell], front: Sequence[str], column: str) -> Plo
             axes.set_xscale("log")
         axes.margins(x=0.12, y=0.16)
         for cell, cost in zip(known, costs, strict=True):
-            color, label = colored[cell["cell"]]
+            color, _ = colored[cell["cell"]]
             mean, ends = cell["top1"]["mean"], cell["top1"]["t"]
             if ends:
                 axes.plot([cost, cost], ends, color=color, linewidth=1.2, alpha=0.3)
             on_front = cell["cell"] in front
-            axes.plot(cost, mean, "o", color=color, markersize=6.5, label=label, zorder=3,
+            axes.plot(cost, mean, "o", color=color, markersize=6.5, zorder=3,
                       markerfacecolor=color if on_front else "none", markeredgewidth=1.4)  # fmt: skip
         steps = [cell for name_ in front for cell in known if cell["cell"] == name_]
         axes.plot([c["costs"][column] for c in steps], [c["top1"]["mean"] for c in steps], color=INK,
                   linewidth=1.0, alpha=0.55, drawstyle="steps-post", zorder=1)  # fmt: skip
-        _clip_to_runs(axes, known, "y")
+        _clip_to_runs(axes, known, "y", above=0.14)
         _name_front(axes, steps, cells, column)
         _plain_log(axes, column)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{100 * value:g} %")
         axes.set_xlabel(name + (" (more is better)" if more_is_better else ""))
-        handles, labels = axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        if len(unique) > 1:
-            axes.legend(unique.values(), unique.keys(), loc="lower right", bbox_to_anchor=(1.01, 1.0),
-                        ncols=4, borderaxespad=0.1, fontsize=8, handletextpad=0.2,
-                        columnspacing=1.0)  # fmt: skip
+        _legend(axes, entries)
 
-    rows = math.ceil(len({label for _, label in colored.values()} - {None}) / 4)
+    entries = {label: color for color, label in colored.values() if label is not None}
     title = f"Accuracy against {name}"
     file = f"pareto-{column.replace('_', '-')}"
     note = "Filled: on the Pareto front."
-    return Plot(file, title, note, draw, size=(5.4, 3.1), legend_rows=rows if rows else 0, grid="both")
+    return Plot(file, title, note, draw, size=(5.4, 3.1), legend_rows=_legend_rows(entries), grid="both")
 
 
 def short_name(cell: Cell, cells: Sequence[Cell]) -> str:
@@ -201,15 +201,39 @@ def _with_interval(axes: Axes, cell: Cell, at: float, color: str, *, horizontal:
     plot([mean], "o", color=color, markersize=6)
 
 
-def _clip_to_runs(axes: Axes, cells: Sequence[Cell], axis: str) -> None:
-    """Keep wide intervals of few seeds from squeezing the results: at most half the range on either side."""
+def _clip_to_runs(axes: Axes, cells: Sequence[Cell], axis: str, above: float = 0.06) -> None:
+    """Keep wide intervals of few seeds from squeezing the results: at most half the range on either side.
+
+    above: the margin at the upper end, as a share of the range.
+    """
     values = [value for cell in cells for value in cell["values"]]
     ends = [end for cell in cells if cell["top1"]["t"] for end in cell["top1"]["t"]]
     low, high = min(values), max(values)
     room = max(0.5 * (high - low), 0.004)
     low_end, high_end = max(min([*ends, low]), low - room), min(max([*ends, high]), high + room)
-    margin = 0.06 * (high_end - low_end) or 0.004
-    (axes.set_xlim if axis == "x" else axes.set_ylim)(low_end - margin, high_end + margin)
+    span = (high_end - low_end) or 0.06
+    (axes.set_xlim if axis == "x" else axes.set_ylim)(low_end - 0.06 * span, high_end + above * span)
+
+
+def _legend(axes: Axes, entries: Mapping[str, str]) -> None:
+    """A row or more of coloured dots above the axes."""
+    from matplotlib.lines import Line2D
+
+    if entries:
+        marks = [Line2D([], [], marker="o", linestyle="none", color=color) for color in entries.values()]
+        axes.legend(marks, list(entries), loc="lower right", bbox_to_anchor=(1.01, 1.0), fontsize=8,
+                    ncols=_columns(entries), borderaxespad=0.1, handletextpad=0.1,
+                    columnspacing=0.9)  # fmt: skip
+
+
+def _columns(entries: Mapping[str, str]) -> int:
+    """As many columns as fit above a chart: every column is as wide as its longest entry."""
+    widest = max(map(len, entries))
+    return max(1, min(len(entries), 76 // (widest + 4)))
+
+
+def _legend_rows(entries: Mapping[str, str]) -> int:
+    return math.ceil(len(entries) / _columns(entries)) if entries else 0
 
 
 def _name_front(axes: Axes, steps: Sequence[Cell], cells: Sequence[Cell], column: str) -> None:
