@@ -113,7 +113,8 @@ def cell_rows(cells: Sequence[Mapping[str, Any]]) -> list[CellRow]:
     low, high = max(min([*ends, low]), low - room), min(max([*ends, high]), high + room)
 
     def at(value: float) -> float:
-        return round(min(100.0, max(0.0, 100 * (value - low) / ((high - low) or 1.0))), 2)
+        share = float((value - low) / ((high - low) or 1.0))
+        return round(100 * min(1.0, max(0.0, share)), 2)
 
     metric = metric_of("top1")
     probes = _probes(cells)

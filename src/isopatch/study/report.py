@@ -35,7 +35,8 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 def read_document(folder: Path) -> dict[str, Any]:
     """Read a study's folder: declaration, state, results; see `build_document`."""
     from isopatch.study.load import load_study
-    from isopatch.study.rows import status, table
+    from isopatch.study.rows import table
+    from isopatch.study.state import status
 
     study = load_study(folder / STUDY)
     results = table(folder)

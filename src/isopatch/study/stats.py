@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from isopatch.errors import IsopatchError
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -68,8 +71,8 @@ def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
 def t_interval(values: Sequence[float]) -> Interval:
     """Student's 95 % interval of the mean of two or more values."""
     import numpy as np
-    from scipy import stats
 
+    stats = _scipy_stats()
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
     mean = float(np.mean(values))
     return mean - half, mean + half
@@ -78,8 +81,8 @@ def t_interval(values: Sequence[float]) -> Interval:
 def bootstrap_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean: reproducible, the draws depend on `seed` alone."""
     import numpy as np
-    from scipy import stats
 
+    stats = _scipy_stats()
     found = stats.bootstrap(
         (np.asarray(values, dtype=np.float64),),
         np.mean,
@@ -127,13 +130,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def _above(differences: Sequence[float], bound: float) -> float:
     """The p-value of "the mean is above bound"."""
-    from scipy import stats
-
-    return float(stats.ttest_1samp(differences, bound, alternative="greater").pvalue)
+    return float(_scipy_stats().ttest_1samp(differences, bound, alternative="greater").pvalue)
 
 
 def _below(differences: Sequence[float], bound: float) -> float:
     """The p-value of "the mean is below bound"."""
-    from scipy import stats
+    return float(_scipy_stats().ttest_1samp(differences, bound, alternative="less").pvalue)
 
-    return float(stats.ttest_1samp(differences, bound, alternative="less").pvalue)
+
+def _scipy_stats() -> Any:
+    try:
+        from scipy import stats
+    except ImportError:
+        raise IsopatchError(
+            "statistics need SciPy, which is not installed: pip install 'isopatch[study]'"
+        ) from None
+    return stats
