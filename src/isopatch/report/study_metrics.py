@@ -75,5 +75,6 @@ def cost_text(column: str, value: float | None) -> str:
     if column == "images_per_second":
         return rate(value)
     if column == "training_flops":
-        return f"{value:.2e}".replace("e+", "e")
+        digits, power = f"{value:.2e}".split("e")
+        return f"{digits}e{int(power)}"
     return si(value) if column in COSTS else count(value)
