@@ -71,7 +71,7 @@ def test_best_is_chosen_on_validation_apart_in_every_block(rows_of):
         row["val_top1"], row["top1"] = validation[key], test[key]
     found = pair_up(rows, {"model": "large", "rate": "@best"}, {"model": "small", "rate": "@best"}, "top1")
     assert found.differences == pytest.approx([0.6 - 0.5] * 3)
-    assert list(found.chosen) == ["rate high", "rate low"]
+    assert list(found.chosen) == ["model large: rate high", "model small: rate low"]
 
 
 def test_best_without_validation_is_refused(rows_of):

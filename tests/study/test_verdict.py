@@ -48,6 +48,12 @@ def test_outcomes_of_planted_differences(rows_of, claim):
     assert "within 1.00 points" in found[3].sentence
 
 
+def test_what_both_cells_share_is_said_once(rows_of, claim):
+    rows = rows_of({"level": ["a", "b"], "other": ["x"]}, noisy({"a": 0.0, "b": 0.1}))
+    verdict = judge(rows, [claim("?", {"level": "b", "other": "x"}, {"level": "a", "other": "x"})])[0]
+    assert "level b minus level a, at other x, is +" in verdict.sentence
+
+
 def test_p_values_are_scipys_and_corrected_over_the_stated_claims_only(rows_of, claim):
     rows = rows_of(
         {"level": ["a", "b", "c"]}, noisy({"a": 0.0, "b": 0.004, "c": 0.002}, 0.003), seeds=range(5)

@@ -18,7 +18,7 @@ def study_markdown(document: Mapping[str, Any]) -> str:
     for verdict in analysis["verdicts"]:
         lines.append(f"- **{verdict['claim']}.** {verdict['sentence']}")
         if verdict["source"]:
-            lines.append(f"  Expected after: {verdict['source']}.")
+            lines.append(f"  Where the expectation is from: {verdict['source']}.")
         if verdict["chosen"]:
             lines.append(f"  Chosen on validation: {'; '.join(verdict['chosen'])}.")
     if not analysis["verdicts"]:

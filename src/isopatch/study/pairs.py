@@ -94,7 +94,7 @@ def _members(
     open_factors = [name for name, level in cell.items() if level == BEST]
     inside = [row for row in rows if all(row[PREFIX + name] == level for name, level in fixed.items())]
     if open_factors:
-        inside = _best(inside, open_factors, free, chosen)
+        inside = _best(inside, open_factors, [*fixed, *free], chosen)
     found = {}
     for row in inside:
         figure = number(row.get(metric))
@@ -103,12 +103,12 @@ def _members(
     return found
 
 
-def _best(rows: Sequence[Row], factors: Sequence[str], free: Sequence[str], chosen: list[str]) -> list[Row]:
+def _best(rows: Sequence[Row], factors: Sequence[str], others: Sequence[str], chosen: list[str]) -> list[Row]:
     """Keep, in every block, the runs of the levels that validated best."""
     groups: dict[tuple[tuple[str, str], ...], dict[tuple[str, ...], list[Row]]] = {}
     for row in rows:
         levels = tuple(str(row[PREFIX + name]) for name in factors)
-        groups.setdefault(_block(row, free), {}).setdefault(levels, []).append(row)
+        groups.setdefault(_block(row, others), {}).setdefault(levels, []).append(row)
     kept: list[Row] = []
     for block, by_level in groups.items():
         means = {
@@ -120,7 +120,7 @@ def _best(rows: Sequence[Row], factors: Sequence[str], free: Sequence[str], chos
         if not means:
             raise UsageError("'@best' needs validation accuracy (column val_top1), and these runs have none")
         levels = max(means, key=lambda key: means[key])
-        where = ", ".join(level for _, level in block)
+        where = ", ".join(f"{name} {level}" for name, level in block)
         best = ", ".join(f"{name} {level}" for name, level in zip(factors, levels, strict=True))
         chosen.append(f"{where}: {best}" if where else best)
         kept += by_level[levels]
