@@ -17,7 +17,7 @@ from isopatch.study.planning import plan
 
 from isopatch import cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "src" / "isopatch" / "study" / "builtin"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 ASKED = {
