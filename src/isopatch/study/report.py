@@ -1,0 +1,168 @@
+"""The report of a study's folder: everything the page and the export show, as one plain document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from isopatch.plain_yaml import read_plain
+from isopatch.report.study_curves import read_curve
+from isopatch.report.study_page import write_study_page
+from isopatch.report.wording import count, percent, plain
+from isopatch.study.analyse import Analysis, analyse
+from isopatch.study.pairs import Row
+
+PAGE = "report.html"
+STUDY = "study.yaml"
+_UNITS = {
+    "epochs": "epochs",
+    "images": "pictures seen",
+    "seconds": "seconds of training",
+    "training_flops": "training FLOPs",
+}
+
+
+def write_study_report(folder: Path, out: Path | None = None) -> Path:
+    """Analyse what is finished in a study's folder, write the page (`report.html` there) and return its path.
+
+    Raises UsageError where the folder holds no study, or `out` is no page of ours.
+    """
+    return write_study_page(read_document(folder), folder / PAGE if out is None else out)
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """Read a study's folder: declaration, state, results; see `build_document`."""
+    from isopatch.study.load import load_study
+    from isopatch.study.rows import table
+    from isopatch.study.state import status
+
+    study = load_study(folder / STUDY)
+    results = table(folder)
+    return build_document(
+        read_plain((folder / STUDY).read_text(encoding="utf-8")),
+        analyse(results, study),
+        rows=results.to_pylist(),
+        status=status(folder),
+        runs=folder / "runs",
+    )
+
+
+def build_document(
+    declared: Mapping[str, Any],
+    analysis: Analysis,
+    *,
+    rows: Sequence[Row],
+    status: Mapping[str, Any],
+    runs: Path,
+) -> dict[str, Any]:
+    """Return the document of a study: plain values only, and no path of this machine.
+
+    declared: study.yaml as a mapping. status: counts (planned, done, failed, running) and `runs`, one mapping
+    of run, cell, seed, state, error each. runs: the folder of the run folders, for their curves.
+    """
+    name = str(declared.get("name", "study"))
+    return {
+        "name": name,
+        "question": str(declared.get("question", "")),
+        "paper": str(declared.get("paper") or ""),
+        "state": {key: int(status[key]) for key in ("planned", "done", "failed", "running")},
+        "runs": [_run(entry) for entry in status["runs"]],
+        "analysis": analysis.to_dict(),
+        "curves": [curve for row in rows if (curve := _curve(row, runs)) is not None],
+        "made": _made(declared, rows, runs),
+        "command": _command(name, declared),
+        "declared": without_paths(declared),
+    }
+
+
+def without_paths(value: Any) -> Any:
+    """Replace absolute paths by their last part: what is passed on tells no paths."""
+    if isinstance(value, Mapping):
+        return {key: without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_paths(inner) for inner in value]
+    if isinstance(value, str) and (value.startswith(("/", "~", "./", "../"))) and "\n" not in value:
+        return Path(value).name
+    return value
+
+
+def _run(entry: Mapping[str, Any]) -> dict[str, Any]:
+    error = entry.get("error")
+    return {
+        "run": str(entry["run"]),
+        "state": str(entry["state"]),
+        "error": "" if error is None else _told(str(error)),
+    }
+
+
+def _told(error: str) -> str:
+    """The first line of an error, with every absolute path cut to its last part."""
+    line = error.strip().splitlines()[0] if error.strip() else ""
+    words = [
+        Path(word.strip("'\":,")).name if word.strip("'\"(").startswith("/") else word
+        for word in line.split()
+    ]
+    return " ".join(words)
+
+
+def _curve(row: Row, runs: Path) -> dict[str, Any] | None:
+    curve = read_curve(runs / str(row["run"]))
+    if curve is None:
+        return None
+    return {"cell": row["cell"], "seed": row["seed"], "images": curve[0], "top1": curve[1]}
+
+
+def _made(declared: Mapping[str, Any], rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
+    """(what, value) of everything a reader needs to judge or repeat the study."""
+    told = [("held equal", _equal(declared.get("equal") or {}))]
+    match = declared.get("match")
+    if isinstance(match, Mapping) and match.get("parameters") is not None:
+        solved = plain(match.get("solve", "model.dim"))
+        told.append(("matched", f"parameters within {percent(match['parameters'], 1)}, by {solved}"))
+    seeds = sorted({int(row["seed"]) for row in rows})
+    told.append(("seeds", ", ".join(map(str, seeds)) or plain(declared.get("seeds"))))
+    for key, value in without_paths(dict(declared.get("base") or {})).items():
+        told.append((f"every run: {key}", plain(value)))
+    for column in ("hardware", "threads", "precision", "kernels"):
+        values = sorted({plain(row.get(column)) for row in rows if row.get(column) is not None})
+        if values:
+            told.append((column, "; ".join(values)))
+    return told + _versions(rows, runs)
+
+
+def _equal(equal: Mapping[str, Any]) -> str:
+    said = [
+        f"{count(value) if float(value) < 1e9 else format(float(value), '.3g')} {_UNITS.get(key, key)}"
+        for key, value in equal.items()
+    ]
+    return ", ".join(said) or "the base's epochs"
+
+
+def _versions(rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
+    """Versions and commit as the runs noted them; all that occurred."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        try:
+            environment = json.loads((runs / str(row["run"]) / "env.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        versions = environment.get("versions") or {}
+        for key in ("isopatch", "torch"):
+            if versions.get(key):
+                found.setdefault(key, set()).add(str(versions[key]))
+        if environment.get("commit"):
+            found.setdefault("commit", set()).add(str(environment["commit"])[:12])
+    return [(key, ", ".join(sorted(values))) for key, values in found.items()]
+
+
+def _command(name: str, declared: Mapping[str, Any]) -> str:
+    base = declared.get("base") or {}
+    data = without_paths(base.get("data", "digits"))
+    if isinstance(data, Mapping):
+        data = data.get("source", "digits")
+    return (
+        f"isopatch study run study.yaml --data {data} --out studies/{name}\n"
+        f"isopatch study report studies/{name}"
+    )
