@@ -95,6 +95,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "study run": studying.study_run,
     "study status": studying.study_status,
     "study report": studying.study_report,
+    "study query": studying.study_query,
     "doctor": other.doctor,
     "demo": other.demo,
 }

@@ -277,7 +277,7 @@ def build_parser() -> Parser:
     what = "training pictures a second: our loader beside the peers', on the same files"
     add_data_bench(verb("bench", what, among=data, group="data"))
 
-    study = group("study", "list|plan|run|status|report")
+    study = group("study", "list|plan|run|status|report|query")
     for name, (what, add) in STUDY_VERBS.items():
         add(verb(name, what, among=study, group="study"))
 

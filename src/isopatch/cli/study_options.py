@@ -1,4 +1,4 @@
-"""The options of `isopatch study list|plan|run|status|report`. Imports nothing heavy."""
+"""The options of `isopatch study list|plan|run|status|report|query`. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     """Options of `isopatch study report`."""
     parser.add_argument("folder", metavar="DIR", help=FOLDER)
     parser.add_argument("--out", metavar="FILE", help="default DIR/report.html")
+    parser.add_argument(
+        "--export", metavar="OUT", help="a folder for tables and plots without pictures or paths"
+    )
+
+
+def add_query(parser: argparse.ArgumentParser) -> None:
+    """Options of `isopatch study query`."""
+    parser.add_argument("folder", metavar="DIR", help=FOLDER)
+    parser.add_argument("sql", metavar="SQL", help="'SELECT cell, avg(top1) FROM results GROUP BY cell'")
 
 
 def _add_study(parser: argparse.ArgumentParser) -> None:
@@ -75,4 +84,5 @@ STUDY_VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = 
     "run": ("run a study; run it again to go on, on as many machines as there are", add_run),
     "status": ("how far a study is: planned, done, failed, running", add_status),
     "report": ("write the results table and the page of a study", add_report),
+    "query": ("ask the results table in SQL", add_query),
 }

@@ -51,6 +51,18 @@ def submitted(document: Mapping[str, Any]) -> str:
     return f"queued: {jobs}; isopatch study status {document['folder']} shows how far they are"
 
 
+def queried(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The answer of a query: a header, then one line per row."""
+    if not rows:
+        return "no rows"
+    lines = [tuple(rows[0]), *(tuple(_plain(value) for value in row.values()) for row in rows)]
+    return "\n".join(columns(lines))
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines in aligned columns, the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

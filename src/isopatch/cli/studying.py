@@ -1,4 +1,4 @@
-"""The verbs `study list`, `study plan`, `study run`, `study status` and `study report`."""
+"""The verbs `study list`, `study plan`, `study run`, `study status`, `study report`, `study query`."""
 
 from __future__ import annotations
 
@@ -101,7 +101,22 @@ def study_report(arguments: argparse.Namespace) -> int:
     from isopatch.study.report import write_study_report
 
     page = write_study_report(Path(arguments.folder), None if arguments.out is None else Path(arguments.out))
-    emit(arguments, {"report": str(page)}, lambda document: str(document["report"]))
+    exported = []
+    if arguments.export is not None:
+        from isopatch.study.export import export_study
+
+        exported = [str(path) for path in export_study(Path(arguments.folder), Path(arguments.export))]
+    document = {"report": str(page), "exported": exported}
+    emit(arguments, document, lambda document: "\n".join([document["report"], *document["exported"]]))
+    return EXIT_DONE
+
+
+def study_query(arguments: argparse.Namespace) -> int:
+    """Ask the results table in SQL."""
+    from isopatch.study.query import query, read_results
+
+    rows = query(read_results(Path(arguments.folder)), arguments.sql).to_pylist()
+    emit(arguments, rows, study_text.queried)
     return EXIT_DONE
 
 

@@ -35,6 +35,7 @@ log = logging.getLogger("isopatch")
 # Where something lies that is known by what it holds (`Teaching.restore`, the cache's header).
 PLACES = ("distill.teacher", "distill.cache")
 
+
 @dataclass
 class Best:
     """The weights selected so far."""

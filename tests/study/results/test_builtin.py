@@ -11,11 +11,10 @@ import yaml
 
 pytest.importorskip("isopatch.study.load", reason="the study runner is not in this tree")
 
+from isopatch import cli
 from isopatch.study.cells import cells
 from isopatch.study.load import builtin_names, load_study
 from isopatch.study.planning import plan
-
-from isopatch import cli
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "src" / "isopatch" / "study" / "builtin"
