@@ -11,6 +11,8 @@ _HOME = {
     "run": "isopatch.study.driver",
     "status": "isopatch.study.state",
     "table": "isopatch.study.rows",
+    "analyse": "isopatch.study.analyse",
+    "query": "isopatch.study.query",
 }
 
 
