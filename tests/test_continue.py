@@ -65,7 +65,7 @@ def test_a_harmless_option_leaves_the_rest_as_it_was(train: Command, stopped: li
         (["--model.dim", "16"], "model.dim was 8, now 16"),
         (["--recipe", "finetune"], "recipe was 'small', now 'finetune'"),
         (["--data", "elsewhere"], "elsewhere"),
-        (["--weights", "run"], "weights was None"),
+        (["--weights", "run"], "the folder of this run itself"),
     ],
 )
 def test_an_option_that_changes_the_weights_is_refused(
