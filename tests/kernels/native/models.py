@@ -26,9 +26,11 @@ def build(architecture: str, **changes: object) -> Isotropic:
     given = {**SIZES[architecture], "image_size": 16, "num_classes": 4, **changes}
     model = isopatch.create_model(architecture, **given)
     assert isinstance(model, Isotropic)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.15)
+        elif name.endswith("bias"):
+            nn.init.uniform_(parameter, -0.3, 0.3)
     return model
 
 

@@ -212,7 +212,7 @@ with torch.no_grad():
     large = torch.randn(1, 360_000, 64)
     used = int(open("/proc/self/statm").read().split()[0]) * 4096
     limit = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + 214 * 2**20, limit[1])  # two activations, no plane)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 214 * 2**20, limit[1]))  # two activations, no plane
     try:
         model.blocks(large, (600, 600))
     except MemoryError as error:
