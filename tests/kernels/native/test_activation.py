@@ -126,7 +126,7 @@ def stem_of(precision: str) -> tuple[Isotropic, Isotropic]:
 def test_a_dead_channel_stays_dead_through_its_norm(
     native: NativeLibrary, precision: str, mean: float, deviation: float
 ) -> None:
-    """BatchNorm divides by almost nothing here: whatever GELU leaves of a channel far below 0 would come alive."""
+    """BatchNorm divides by almost nothing: whatever GELU leaves of a channel far below 0 would come alive."""
     draw = torch.Generator().manual_seed(0)
     images = (torch.randn(8, 1, 16, 16, generator=draw) * deviation + mean).clamp(max=-5.5)
     plain, twin = stem_of(precision)

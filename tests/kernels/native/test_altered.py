@@ -1,4 +1,4 @@
-"""Models that were altered: what the passes would leave out is computed by the plain modules, and said once."""
+"""Altered models: what the passes would leave out is computed by the plain modules, and said once."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_norm_that_tracks_nothing_keeps_its_running_statistics(native: NativeL
 
 
 def test_dropout_may_be_on_by_itself(native: NativeLibrary) -> None:
-    """Monte Carlo dropout (Gal and Ghahramani 2016): the model in evaluation mode, its dropout in training."""
+    """Monte Carlo dropout (Gal and Ghahramani 2016): the model evaluates, its dropout is in training."""
     plain, twin = both("vit", dropout=0.5)
     given, grid = tokens("vit"), GRIDS["vit"]
     found = []

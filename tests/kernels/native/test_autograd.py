@@ -1,4 +1,4 @@
-"""What autograd and PyTorch's other watchers are owed: errors for changed inputs, and operations they can see."""
+"""What autograd and PyTorch's other watchers are owed: errors for changed inputs, operations to see."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def test_functional_transforms(native: NativeLibrary, architecture: str) -> None
             return total
 
         gradient = torch.func.grad(loss)(tokens(architecture)[0])
-        found.append((gradient, torch.vmap(loss)(tokens(architecture)) if architecture == "vit" else gradient))
+        found.append(
+            (gradient, torch.vmap(loss)(tokens(architecture)) if architecture == "vit" else gradient)
+        )
     for a, b in zip(*found, strict=True):
         assert off(b, a) < 1e-5
 

@@ -120,7 +120,7 @@ def test_the_library_itself_refuses_sizes_that_do_not_fit(native: NativeLibrary)
     call()  # strides of 0: every value is the first pixel
     assert torch.equal(out, torch.full((1, 32), 48.0))
     for change in ({"in_channels": 5}, {"patch": 0}, {"inner": 48}, {"images": 0}, {"height": 3}):
-        with pytest.raises(RuntimeError, match="native kernels refuse these sizes .stem_forward."):
+        with pytest.raises(RuntimeError, match=r"native kernels refuse these sizes .stem_forward."):
             call(**change)
     with pytest.raises(RuntimeError, match="refuse these sizes"):
         native.call("transformer_infer", dtype=0, act=0, images=1, tokens=0, dim=32, hidden=32, heads=2)
@@ -132,11 +132,11 @@ def test_memory_of_another_type_or_place_is_refused(native: NativeLibrary) -> No
     assert torch.equal(out, torch.full((8,), 3.0))
     bad = (good.double(), good.half(), torch.ones(8, 3).t(), torch.ones(3, 8, device="meta"))
     for parts in bad:
-        with pytest.raises(TypeError, match="add_up: in is .*not contiguous torch.float32 on the CPU"):
+        with pytest.raises(TypeError, match=r"add_up: in is .*not contiguous torch.float32 on the CPU"):
             native.call("add_up", parts=3, size=8, in_=parts, out=out)
-    with pytest.raises(TypeError, match="add_up: size is Tensor|add_up: size is torch"):
+    with pytest.raises(TypeError, match="add_up: size is Tensor"):
         native.call("add_up", parts=3, size=torch.tensor(8), in_=good, out=out)
-    with pytest.raises(TypeError, match="normalise: u is torch.bfloat16"):  # in a pass over float32
+    with pytest.raises(TypeError, match=r"normalise: u is torch.bfloat16"):  # in a pass over float32
         sizes = {"dtype": dtype_number(torch.float32), "act": 0, "rows": 1, "channels": 32, "chunk": 1}
         native.call("normalise", **sizes, u=torch.ones(1, 32, dtype=torch.bfloat16))
     for matrix in (good.double(), torch.ones(32), torch.ones(32, 32, device="meta"), torch.ones(32, 33)):
