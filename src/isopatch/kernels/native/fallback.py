@@ -30,7 +30,7 @@ def watched(x: Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch._C._is_tracing()
         or type(x) not in _PLAIN
-        or x.device.type != "cpu"
+        or not x.is_cpu
         or x.layout is not torch.strided
         or x.is_neg()
         or forward_ad._current_level >= 0
@@ -86,7 +86,7 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str | None:
             continue
         if tensor.dtype is not torch.float32:
             return "parameters are not float32"
-        if tensor.device.type != "cpu" or type(tensor) not in _PLAIN:
+        if not tensor.is_cpu or type(tensor) not in _PLAIN:
             return f"parameters are {type(tensor).__name__} on {tensor.device}"
     return None
 

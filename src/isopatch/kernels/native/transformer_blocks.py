@@ -46,7 +46,8 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
 def _is_transformer(block: nn.Module) -> bool:
     if not isinstance(block, TwoStepBlock):
         return False
-    token, channel = cast(nn.Module, block.token), cast(nn.Module, block.channel)
+    token: Any = block.token
+    channel: Any = block.channel
     return (
         isinstance(token, ResidualBranch)
         and isinstance(channel, ResidualBranch)
@@ -101,7 +102,7 @@ def _unfit(block: TwoStepBlock) -> str | None:
 def _unfit_layers(
     token: ResidualBranch, channel: ResidualBranch, attention: Attention, mlp: Mlp
 ) -> str | None:
-    layers = attention.qkv, attention.proj, mlp.fc1, mlp.fc2
+    layers: tuple[Any, ...] = (attention.qkv, attention.proj, mlp.fc1, mlp.fc2)
     for layer in layers:
         reason = altered(layer, (nn.Linear,), WEIGHTS)
         if reason is not None:
