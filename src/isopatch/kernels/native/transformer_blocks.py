@@ -72,44 +72,52 @@ def unfit(blocks: nn.Module) -> str | None:
     return None if sizes else "there are no blocks"
 
 
+def _parts(block: nn.Module) -> tuple[Any, Any, Any, Any]:
+    """Token branch, channel branch, attention, MLP; past `nn.Module.__getattr__`, the slow part of a look."""
+    token, channel = cast(Any, block._modules["token"]), cast(Any, block._modules["channel"])
+    return token, channel, token._modules["mixer"], channel._modules["mixer"]
+
+
 def _sizes(block: TwoStepBlock) -> tuple[int, int, int, int | None]:
-    attention, mlp = cast(Attention, block.token.mixer), cast(Mlp, block.channel.mixer)
-    heads, act = attention.num_heads, activation_number(mlp.activation)
-    return attention.proj.in_features, mlp.fc1.out_features, heads, act
+    _, _, attention, mlp = _parts(block)
+    own = mlp._modules
+    act = activation_number(own["activation"])
+    return attention._modules["proj"].in_features, own["fc1"].out_features, attention.num_heads, act
 
 
 def _unfit(block: TwoStepBlock) -> str | None:
-    token, channel = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
+    token, channel, attention, mlp = _parts(block)
     for branch in (token, channel):
         scaled = NOTHING if branch.scale is None else SCALE
         reason = altered(branch, (ResidualBranch,), scaled)
         if reason is not None:
             return reason
-    attention, mlp = cast(Attention, token.mixer), cast(Mlp, channel.mixer)
     reason = altered(attention, (Attention,), NOTHING) or altered(mlp, (Mlp,), NOTHING)
-    for dropout in (attention.projection_dropout, mlp.dropout):
+    if reason is not None:
+        return reason
+    activation = mlp._modules["activation"]
+    for dropout in (attention._modules["projection_dropout"], mlp._modules["dropout"]):
         reason = reason or altered(dropout, (nn.Dropout,), NOTHING)
     if reason is not None:
         return reason
     if attention.relative_bias is not None:
         return "relative positions are added to the scores"
-    if activation_number(mlp.activation) is None:
-        return f"the activation {mlp.activation} is neither exact GELU nor ReLU"
-    reason = altered(mlp.activation, (nn.GELU, nn.ReLU), NOTHING)
+    if activation_number(activation) is None:
+        return f"the activation {activation} is neither exact GELU nor ReLU"
+    reason = altered(activation, (nn.GELU, nn.ReLU), NOTHING)
     return reason or _unfit_layers(token, channel, attention, mlp)
 
 
-def _unfit_layers(
-    token: ResidualBranch, channel: ResidualBranch, attention: Attention, mlp: Mlp
-) -> str | None:
-    layers: tuple[Any, ...] = (attention.qkv, attention.proj, mlp.fc1, mlp.fc2)
+def _unfit_layers(token: Any, channel: Any, attention: Any, mlp: Any) -> str | None:
+    qkv, proj = attention._modules["qkv"], attention._modules["proj"]
+    layers = qkv, proj, mlp._modules["fc1"], mlp._modules["fc2"]
     for layer in layers:
         reason = altered(layer, (nn.Linear,), WEIGHTS)
         if reason is not None:
             return reason
-        if layer.bias is None and layer is not attention.qkv:
+        if layer._parameters["bias"] is None and layer is not qkv:
             return "a linear layer has no bias"
-    dim, hidden = attention.proj.in_features, mlp.fc1.out_features
+    dim, hidden = proj.in_features, layers[2].out_features
     for name, size, lanes in (
         ("dim", dim, LANES),
         ("mlp", hidden, LANES),
@@ -119,26 +127,27 @@ def _unfit_layers(
             return f"{name} width {size} is not a multiple of {lanes}"
     wanted = (3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)
     for layer, shape in zip(layers, wanted, strict=True):
-        if layer.weight.shape != shape or (layer.bias is not None and layer.bias.shape != shape[:1]):
-            return f"a linear layer is {tuple(layer.weight.shape)}, not {shape}"
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+        if weight.shape != shape or (bias is not None and bias.shape != shape[:1]):
+            return f"a linear layer is {tuple(weight.shape)}, not {shape}"
     for branch in (token, channel):
-        norm = branch.norm
+        norm = branch._modules["norm"]
         if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
             return f"{type(norm).__name__} is not LayerNorm with weight and bias"
-        if norm.weight.shape != (dim,) or norm.bias.shape != (dim,):
-            return f"LayerNorm is not over {dim} channels"
-        if branch.scale is not None and branch.scale.shape != (dim,):
-            return f"the branch's scale is not of {dim} channels"
         reason = altered(norm, (nn.LayerNorm,), WEIGHTS)
         if reason is not None:
             return reason
+        if any(cast(Tensor, each).shape != (dim,) for each in norm._parameters.values()):
+            return f"LayerNorm is not over {dim} channels"
+        if branch.scale is not None and branch.scale.shape != (dim,):
+            return f"the branch's scale is not of {dim} channels"
     return None
 
 
 def _drops(block: TwoStepBlock) -> bool:
     """Whether single values are dropped now, which the passes do not do; every part has its own mode."""
-    attention, mlp = cast(Attention, block.token.mixer), cast(Mlp, block.channel.mixer)
-    layers = attention.projection_dropout, mlp.dropout
+    _, _, attention, mlp = _parts(block)
+    layers = attention._modules["projection_dropout"], mlp._modules["dropout"]
     return bool(
         (attention.training and attention.dropout) or any(each.training and each.p for each in layers)
     )
