@@ -83,15 +83,18 @@ EXPORT void isopatch_pack(int64_t dtype, const float* weights, int64_t inner_str
 // Arrays of up to 1024 values count whole.
 EXPORT uint64_t isopatch_sample(const float* const* arrays, const int64_t* sizes, int64_t count) {
   constexpr int64_t WHOLE = 1024, SPREAD = 64;
-  uint64_t hash = 0x9e3779b97f4a7c15;
+  uint64_t hash = 0;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t size = sizes[i], step = size <= WHOLE ? 1 : size / SPREAD;
-    for (int64_t at = 0; at < size; at += step) {
+    uint64_t sum = 0;
+    uint32_t factor = 1;  // odd, so that no change of a value is lost, and another one for each
+    for (int64_t at = 0; at < size; at += step, factor += 0x9e3779b2) {
       uint32_t bits;
       std::memcpy(&bits, arrays[i] + at, 4);
-      hash = (hash ^ bits) * 0x100000001b3;
-      hash ^= hash >> 29;
+      sum += (uint64_t)bits * factor;
     }
+    hash = (hash ^ sum) * 0x9e3779b97f4a7c15;
+    hash ^= hash >> 29;
   }
   return hash;
 }

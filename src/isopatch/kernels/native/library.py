@@ -258,7 +258,7 @@ def _member(name: str, key: str, value: Any, storage: torch.dtype) -> Any:
         return ctypes.addressof(value)
     if isinstance(value, int | float):
         return value
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.dim() == 0:
         raise TypeError(f"{name}: {key} is {type(value).__name__}, neither a number nor memory")
     wanted = _wanted(name, key, storage)
     if value.device.type != "cpu" or not value.is_contiguous() or value.dtype not in wanted:
