@@ -21,6 +21,7 @@ from isopatch.kernels.native.fallback import (
     served_type,
     watched,
 )
+from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.shape import Shape, activation_number, known_activation
@@ -116,6 +117,7 @@ class NativeConvMixerBlocks(Blocks):
         self.twin_name = f"native ConvMixer blocks, {precision}, {lib.instructions}"
         self._fixed: LaidOut[list[Fixed]] = LaidOut()
         self._tell = Teller("ConvMixer blocks run")
+        self._intact = Intact()
 
     def train(self, mode: bool = True) -> NativeConvMixerBlocks:
         """Set the mode; what was laid out for inference is made anew."""
@@ -129,7 +131,7 @@ class NativeConvMixerBlocks(Blocks):
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
-        if recompute or watched(tokens) or self._tell(unfit(self)) or not self._takes(tokens, grid):
+        if recompute or watched(tokens) or self._altered() or not self._takes(tokens, grid):
             return super().forward(tokens, grid, recompute=recompute)
         dim = tokens.shape[2]
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
@@ -140,6 +142,10 @@ class NativeConvMixerBlocks(Blocks):
         with torch.autocast("cpu", enabled=False):
             out = self._run(prepared.contiguous(), shape)
         return out[..., :dim].to(wanted).contiguous()
+
+    def _altered(self) -> bool:
+        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
     def _takes(self, tokens: Tensor, grid: Grid) -> bool:
         """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""

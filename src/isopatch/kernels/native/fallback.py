@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
+from isopatch.kernels.native.intact import Intact
+
 log = logging.getLogger("isopatch")
 
 NOTHING: frozenset[str] = frozenset()
@@ -98,6 +100,12 @@ class Teller:
         """what: the twin, such as "stem"."""
         self.what = what
         self._told: set[str] = set()
+
+    def unless_fit(self, intact: Intact, module: nn.Module, why: str | None) -> bool:
+        """The same; a module that is fit is remembered as it is."""
+        if why is None:
+            intact.remember(module)
+        return self(why)
 
     def __call__(self, why: str | None) -> bool:
         """Log a reason that is new; return whether there is one."""

@@ -19,6 +19,7 @@ from isopatch.kernels.native.fallback import (
     served_type,
     watched,
 )
+from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats, loaded
 from isopatch.kernels.native.norms import Norm, known, pad_last, padded
@@ -90,6 +91,7 @@ class NativeProjection(PatchStem):
         self.twin_name = f"native patch projection, inference, {precision}, {lib.instructions}"
         self._packed: LaidOut[tuple[Tensor, Tensor]] = LaidOut()
         self._tell = Teller("stem runs")
+        self._intact = Intact()
 
     def train(self, mode: bool = True) -> NativeProjection:
         """Set the mode; what was laid out for inference is made anew."""
@@ -102,7 +104,7 @@ class NativeProjection(PatchStem):
         wants_gradient = torch.is_grad_enabled() and (
             x.requires_grad or any(each.requires_grad for each in self.parameters())
         )
-        if wants_gradient or watched(x) or self._tell(unfit(self)) or not _takes(self, x):
+        if wants_gradient or watched(x) or self._altered() or not _takes(self, x):
             return super().forward(x)
         grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
@@ -123,6 +125,10 @@ class NativeProjection(PatchStem):
             lambda: (_packed(self, channels), pad_last(bias, channels)),
         )
 
+    def _altered(self) -> bool:
+        """Whether the stem is no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
+
 
 class NativePatchStem(PatchStem):
     """Holds the plain stem's parts and computes them in C++; see `NativeConvMixerBlocks` for types.
@@ -140,11 +146,12 @@ class NativePatchStem(PatchStem):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native patch stem, {precision}, {lib.instructions}"
         self._tell = Teller("stem runs")
+        self._intact = Intact()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
         wants_gradient = x.requires_grad and torch.is_grad_enabled()
-        if wants_gradient or watched(x) or self._tell(unfit(self)) or not _takes(self, x):
+        if wants_gradient or watched(x) or self._altered() or not _takes(self, x):
             return super().forward(x)
         grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
@@ -159,6 +166,10 @@ class NativePatchStem(PatchStem):
             else:
                 tokens = _run(x.float(), shape, self, keep=False)[0]
         return tokens[..., :dim].to(wanted).contiguous(), grid
+
+    def _altered(self) -> bool:
+        """Whether the stem is no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
 
 def _pictures(stem: PatchStem, shape: Shape, x: Tensor, act: int) -> dict[str, Any]:

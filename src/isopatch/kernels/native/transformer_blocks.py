@@ -19,6 +19,7 @@ from isopatch.kernels.native.fallback import (
     served_type,
     watched,
 )
+from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.norms import LANES
@@ -175,6 +176,7 @@ class NativeTransformerBlocks(Blocks):
         self.twin_name = f"native transformer blocks, {precision}, {lib.instructions}"
         self._fixed: LaidOut[tuple[list[Weights], ctypes.Array[Any]]] = LaidOut()
         self._tell = Teller("transformer blocks run")
+        self._intact = Intact()
 
     def train(self, mode: bool = True) -> NativeTransformerBlocks:
         """Set the mode; what was laid out for inference is made anew."""
@@ -188,7 +190,7 @@ class NativeTransformerBlocks(Blocks):
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
-        if recompute or watched(tokens) or self._tell(unfit(self)) or not self._takes(tokens):
+        if recompute or watched(tokens) or self._altered() or not self._takes(tokens):
             return super().forward(tokens, grid, recompute=recompute)
         blocks = cast("list[TwoStepBlock]", list(self))
         if any(_drops(block) for block in blocks):
@@ -196,6 +198,10 @@ class NativeTransformerBlocks(Blocks):
         with torch.autocast("cpu", enabled=False):
             out = self._run(tokens.float().contiguous(), blocks)
         return out.to(tokens.dtype)
+
+    def _altered(self) -> bool:
+        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
     def _takes(self, tokens: Tensor) -> bool:
         """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""
