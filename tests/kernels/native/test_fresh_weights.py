@@ -115,6 +115,15 @@ def test_models_are_pickled_without_what_was_laid_out(native: NativeLibrary, arc
     assert sizes[0] == sizes[1]
 
 
+@ARCHITECTURES
+def test_the_parameters_looked_at_are_all(native: NativeLibrary, architecture: str) -> None:
+    _, twin = both(architecture)
+    with torch.no_grad():
+        twin(pictures())
+    found, wanted = twin.blocks._intact.parameters(), list(twin.blocks.parameters())
+    assert len(found) == len(wanted) and all(a is b for a, b in zip(found, wanted, strict=True))
+
+
 def test_what_is_kept_and_when(native: NativeLibrary) -> None:
     made: list[int] = []
     kept: LaidOut[int] = LaidOut()

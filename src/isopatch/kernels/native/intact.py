@@ -7,7 +7,7 @@ from itertools import chain
 from operator import is_
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -47,6 +47,11 @@ class Intact:
             and not any("forward" in each for each in held)
             and _described(tensors) == described
         )
+
+    def parameters(self) -> list[Tensor]:
+        """All parameters below the remembered root as they are now, in `nn.Module.parameters`' order."""
+        own = () if self._seen is None else self._seen[5][::2]
+        return [each for each in _values(own) if each is not None]
 
     def __reduce__(self) -> tuple[type[Intact], tuple[()]]:
         """A copy knows nothing yet."""

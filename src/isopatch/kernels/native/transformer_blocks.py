@@ -210,13 +210,14 @@ class NativeTransformerBlocks(Blocks):
         return tokens.shape[2] == _sizes(cast(TwoStepBlock, self[0]))[0]
 
     def _run(self, stream: Tensor, blocks: list[TwoStepBlock]) -> Tensor:
-        parameters = [parameter for block in blocks for parameter in block.parameters()]
         shape = Tokens(stream.shape[0], stream.shape[1], self.dtype)
-        if torch.is_grad_enabled() and (stream.requires_grad or any(p.requires_grad for p in parameters)):
-            out: Tensor = _TransformerRun.apply(stream, shape, self, *parameters)  # type: ignore[no-untyped-call]
-            return out
+        if torch.is_grad_enabled():
+            parameters = [parameter for block in blocks for parameter in block.parameters()]
+            if stream.requires_grad or any(p.requires_grad for p in parameters):
+                out: Tensor = _TransformerRun.apply(stream, shape, self, *parameters)  # type: ignore[no-untyped-call]
+                return out
         lib = loaded()
-        weights, structs = self._laid_out(lib, parameters)
+        weights, structs = self._laid_out(lib, self._intact.parameters())
         if any(_drops_branches(block) for block in blocks):
             for block, each in zip(blocks, weights, strict=True):
                 stream, _ = transformer.forward(lib, shape, stream, each, keep_factors(block, shape))
@@ -226,7 +227,7 @@ class NativeTransformerBlocks(Blocks):
         return stream
 
     def _laid_out(
-        self, lib: NativeLibrary, parameters: list[nn.Parameter]
+        self, lib: NativeLibrary, parameters: list[Tensor]
     ) -> tuple[list[Weights], ctypes.Array[Any]]:
         """Weights for inference, made once and again when any of them changed."""
         blocks = cast("list[TwoStepBlock]", list(self))
