@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <new>
 
 #include "pool.h"
 #include "table.h"
@@ -52,7 +54,7 @@ const Table& table() {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a struct or function.
-EXPORT int isopatch_interface() { return 2; }
+EXPORT int isopatch_interface() { return 3; }
 
 EXPORT int isopatch_supported() { return supported(); }
 EXPORT int isopatch_chosen() { return chosen; }
@@ -77,8 +79,88 @@ EXPORT void isopatch_pack(int64_t dtype, const float* weights, int64_t inner_str
   table().pack(dtype, weights, inner_stride, column_stride, inner, columns, packed);
 }
 
-#define PASS(name, Arguments) \
-  EXPORT void isopatch_##name(const Arguments* a, int threads) { table().name(*a, threads); }
+// A hash of values spread over each array, few enough to be cheap: whether weights have changed since they were packed.
+// Arrays of up to 1024 values count whole.
+EXPORT uint64_t isopatch_sample(const float* const* arrays, const int64_t* sizes, int64_t count) {
+  constexpr int64_t WHOLE = 1024, SPREAD = 64;
+  uint64_t hash = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t size = sizes[i], step = size <= WHOLE ? 1 : size / SPREAD;
+    uint64_t sum = 0;
+    uint32_t factor = 1;  // odd, so that no change of a value is lost, and another one for each
+    for (int64_t at = 0; at < size; at += step, factor += 0x9e3779b2) {
+      uint32_t bits;
+      std::memcpy(&bits, arrays[i] + at, 4);
+      sum += (uint64_t)bits * factor;
+    }
+    hash = (hash ^ sum) * 0x9e3779b97f4a7c15;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+// What a pass returns.
+enum { DONE = 0, NO_MEMORY = 1, REFUSED = 2 };
+
+// Sizes with which a pass stays within the memory that it is given.
+static bool fits_lanes(int64_t size) { return size > 0 && size % 32 == 0; }
+template <class Pass>
+static bool fits_map(const Pass& a) {
+  return fits_lanes(a.channels) && a.kernel >= 1 && a.kernel <= 15 && a.pad_top >= 0 && a.pad_top < a.kernel &&
+         a.pad_left >= 0 && a.pad_left < a.kernel && a.images > 0 && a.height > 0 && a.width > 0;
+}
+template <class Pass>
+static bool fits_rows(const Pass& a) {
+  return fits_lanes(a.channels) && a.rows > 0 && a.chunk > 0;
+}
+template <class Pass>
+static bool fits_stem(const Pass& a) {
+  return fits_lanes(a.channels) && fits_lanes(a.inner) && a.patch > 0 && a.in_channels > 0 && a.images > 0 && a.chunk > 0 &&
+         a.height >= a.patch && a.width >= a.patch && a.in_channels * a.patch * a.patch <= a.inner;
+}
+template <class Pass>
+static bool fits_heads(const Pass& a) {
+  return a.images > 0 && a.tokens > 0 && a.heads > 0 && a.width > 0 && a.width % 16 == 0;
+}
+template <class Pass>
+static bool fits_linear(const Pass& a) {
+  return fits_lanes(a.inner) && fits_lanes(a.columns) && a.rows > 0 && a.chunk > 0 && a.rows_per_image > 0;
+}
+static bool fits(const DepthwiseForward& a) { return fits_map(a); }
+static bool fits(const DepthwiseBackward& a) { return fits_map(a) && a.groups > 0; }
+static bool fits(const PointwiseForward& a) { return fits_rows(a) && fits_lanes(a.inner); }
+static bool fits(const PointwiseBackward& a) { return fits_rows(a) && fits_lanes(a.inner) && a.groups > 0; }
+static bool fits(const Normalise& a) { return fits_rows(a); }
+static bool fits(const GradientSums& a) { return fits_rows(a); }
+static bool fits(const StemForward& a) { return fits_stem(a); }
+static bool fits(const StemBackward& a) { return fits_stem(a) && a.groups > 0; }
+static bool fits(const LinearForward& a) { return fits_linear(a); }
+static bool fits(const LinearBackward& a) { return fits_linear(a) && a.groups > 0; }
+static bool fits(const AttentionForward& a) { return fits_heads(a); }
+static bool fits(const AttentionBackward& a) { return fits_heads(a); }
+static bool fits(const TransformerInfer& a) {
+  return a.images > 0 && a.tokens > 0 && fits_lanes(a.dim) && fits_lanes(a.hidden) && a.heads > 0 &&
+         a.dim % (16 * a.heads) == 0;
+}
+static bool fits(const FinishNorm& a) { return a.parts > 0 && a.each > 0 && a.channels > 0 && a.count > 0; }
+static bool fits(const AddUp& a) { return a.parts > 0 && a.size >= 0; }
+
+// Nothing may be thrown into what calls this library.
+template <class Arguments, class Run>
+static int guarded(const Arguments& a, const Run& run) noexcept {
+  if (!fits(a)) return REFUSED;
+  try {
+    run();
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+  return DONE;
+}
+
+#define PASS(name, Arguments)                                       \
+  EXPORT int isopatch_##name(const Arguments* a, int threads) {     \
+    return guarded(*a, [&] { table().name(*a, threads); });         \
+  }
 PASS(depthwise_forward, DepthwiseForward)
 PASS(pointwise_forward, PointwiseForward)
 PASS(normalise, Normalise)
@@ -93,7 +175,8 @@ PASS(attention_forward, AttentionForward)
 PASS(attention_backward, AttentionBackward)
 PASS(transformer_infer, TransformerInfer)
 
-EXPORT void isopatch_finish_norm(const FinishNorm* a) {
+EXPORT int isopatch_finish_norm(const FinishNorm* a) {
+  if (!fits(*a)) return REFUSED;
   constexpr int64_t WIDTH = 64;  // channels at a time, side by side in memory
   for (int64_t first = 0; first < a->channels; first += WIDTH) {
     const int64_t width = first + WIDTH < a->channels ? WIDTH : a->channels - first;
@@ -121,9 +204,10 @@ EXPORT void isopatch_finish_norm(const FinishNorm* a) {
       a->variance[at] = (float)(n > 1 ? variance * n / (n - 1) : variance);
     }
   }
+  return DONE;
 }
 
-EXPORT void isopatch_add_up(const AddUp* a, int threads) {
+EXPORT int isopatch_add_up(const AddUp* a, int threads) {
   const int64_t piece = 4096;
   const auto each = [&](int64_t task) {
     const int64_t last = (task + 1) * piece < a->size ? (task + 1) * piece : a->size;
@@ -133,5 +217,5 @@ EXPORT void isopatch_add_up(const AddUp* a, int threads) {
       a->out[i] = (float)sum;
     }
   };
-  parallel_for((a->size + piece - 1) / piece, threads, task_of(each));
+  return guarded(*a, [&] { parallel_for((a->size + piece - 1) / piece, threads, task_of(each)); });
 }

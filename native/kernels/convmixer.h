@@ -5,6 +5,20 @@
 
 namespace NS {
 
+// Sums over a map, first of each row, then of these: of a large map's values, one after another, too many bits are lost.
+struct RowSums {
+  V row[LANES / W], above[LANES / W];
+
+  RowSums() {
+    for (int v = 0; v < LANES / W; ++v) row[v] = above[v] = zero();
+  }
+  void next_row(int v) {
+    above[v] = above[v] + row[v];
+    row[v] = zero();
+  }
+  V total(int v) const { return above[v] + row[v]; }
+};
+
 // One picture, channels [first, first + LANES).
 template <class T, Act A>
 static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t first) {
@@ -35,8 +49,9 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
     }
     for (int c = 0; c < LANES; c += W) writers[c / W].end(plane.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
   }
-  V origin[LANES / W], sum[LANES / W], square[LANES / W];
-  for (int v = 0; v < LANES / W; ++v) origin[v] = sum[v] = square[v] = zero();
+  V origin[LANES / W];
+  RowSums sum, square;
+  for (int v = 0; v < LANES / W; ++v) origin[v] = zero();
   convolve<Cells>(plane, d.height, d.width, kernel, taps,
            [&](int64_t row, int64_t column, int count, const float* found) {
              for (int v = 0; v < LANES / W; ++v) {
@@ -44,13 +59,17 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
                const V bias = load(d.bias + first + c);
                if (d.sums) {
                  if (row == 0 && column == 0) origin[v] = activate<A, T>(stored<T>(load(found + c) + bias));
+                 if (column == 0) sum.next_row(v), square.next_row(v);
+                 V of_row = sum.row[v], squares_of_row = square.row[v];
                  for (int i = 0; i < count; ++i) {
                    const V u = load(found + i * LANES + c) + bias;
                    store(out + (row * d.width + column + i) * d.channels + c, u);
                    const V a = activate<A, T>(stored<T>(u)) - origin[v];
-                   sum[v] = sum[v] + a;
-                   square[v] = fma(a, a, square[v]);
+                   of_row = of_row + a;
+                   squares_of_row = fma(a, a, squares_of_row);
                  }
+                 sum.row[v] = of_row;
+                 square.row[v] = squares_of_row;
                } else if (!d.scale) {
                  for (int i = 0; i < count; ++i)
                    store(out + (row * d.width + column + i) * d.channels + c, load(found + i * LANES + c) + bias);
@@ -68,8 +87,8 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
     for (int v = 0; v < LANES / W; ++v) {
       float* to = d.sums + image * 3 * d.channels + first + v * W;
       store(to, origin[v]);
-      store(to + d.channels, sum[v]);
-      store(to + 2 * d.channels, square[v]);
+      store(to + d.channels, sum.total(v));
+      store(to + 2 * d.channels, square.total(v));
     }
 }
 

@@ -155,8 +155,10 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
     const T *gy = (const T*)d.gy + base, *u = (const T*)d.u + base, *x = (const T*)d.x + base;
     T* gx = (T*)d.gx + base;
     const T* before = d.before_u ? (const T*)d.before_u + base : nullptr;
+    RowSums bias;
     for (int64_t row = 0; row < d.height; ++row) {
       typename Cells::Writer of_gradient[LANES / W], of_input[LANES / W];
+      for (int v = 0; v < LANES / W; ++v) bias.next_row(v);
       for (int64_t column = 0; column < d.width; ++column) {
         const int64_t place = (row * d.width + column) * d.channels;
         const int64_t ahead = place + AHEAD * d.channels;
@@ -172,7 +174,7 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
                                          load(d.mean_g + channel + c), load(d.mean_gx + channel + c));
           of_gradient[c / W].put(gradient.at(row + top, column + left) + c, g);
           of_input[c / W].put(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
-          add(bias_sums + c, g);
+          bias.row[c / W] = bias.row[c / W] + g;
         }
       }
       for (int c = 0; c < LANES; c += W) {
@@ -180,11 +182,12 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
         of_input[c / W].end(input.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
       }
     }
-    V sums[LANES / W], products[LANES / W];
-    for (int v = 0; v < LANES / W; ++v) sums[v] = products[v] = zero();
+    for (int v = 0; v < LANES / W; ++v) add(bias_sums + v * W, bias.total(v));
+    RowSums sums, products;
     convolve<Cells>(gradient, d.height, d.width, kernel, turned,
              [&](int64_t row, int64_t column, int count, const float* found) {
-               for (int v = 0; v < LANES / W; ++v)
+               for (int v = 0; v < LANES / W; ++v) {
+                 if (column == 0) sums.next_row(v), products.next_row(v);
                  for (int i = 0; i < count; ++i) {
                    const int c = v * W;
                    const int64_t at = (row * d.width + column + i) * d.channels + c;
@@ -194,16 +197,17 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
                      const V kept = stored<T>(g);
                      const V xhat = (activate<A, T>(load(before + at)) - load(d.before_mean + channel + c)) *
                                     load(d.before_rstd + channel + c);
-                     sums[v] = sums[v] + kept;
-                     products[v] = fma(kept, xhat, products[v]);
+                     sums.row[v] = sums.row[v] + kept;
+                     products.row[v] = fma(kept, xhat, products.row[v]);
                    }
                  }
+               }
              });
     if (before)
       for (int v = 0; v < LANES / W; ++v) {
         float* to = d.before_sums + image * 2 * d.channels + channel + v * W;
-        store(to, sums[v]);
-        store(to + d.channels, products[v]);
+        store(to, sums.total(v));
+        store(to + d.channels, products.total(v));
       }
     correlate<Cells>(gradient.at(top, left), gradient.columns * LANES, input, d.height, d.width, kernel, weight_sums, d.channels);
   }

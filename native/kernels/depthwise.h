@@ -80,8 +80,8 @@ static Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, 
   const int64_t segment = segment_for(width), whole = (width + segment - 1) / segment * segment;
   Plane plane{height + kernel - 1, whole + kernel, nullptr};
   const int64_t bytes = (plane.rows * plane.columns + 1) * LANES * (int64_t)sizeof(float);
-  const int64_t layout = ((((height << 16 | width) << 8 | kernel) << 8 | top) << 8 | left) << 1 | (Cells::taps - 1);
-  plane.memory = (float*)bordered(slot, bytes, layout) + LANES;
+  const Border border{height, width, plane.rows, plane.columns, top, left, Cells::taps};
+  plane.memory = (float*)bordered(slot, bytes, border) + LANES;
   return plane;
 }
 
@@ -208,16 +208,19 @@ template <class Cells>
 static void correlate(const float* d, int64_t d_stride, const Plane& x, int64_t height, int64_t width, int kernel,
                       float* sums, int64_t tap_stride) {
   const int64_t x_stride = x.columns * LANES;
+  const int64_t together = width < 1024 ? 1024 / width : 1;  // rows of one sum, see RowSums
   for (int lane = 0; lane < LANES; lane += W)
     for (int dx = 0; dx < kernel;) {
       const int left = kernel - dx, taps = left <= 8 ? left : (left + 1) / 2 <= 8 ? (left + 1) / 2 : 8;
       for (int dy = 0; dy < kernel;) {
         const int rows = taps <= 3 && kernel - dy >= 3 ? 3 : taps <= 6 && kernel - dy >= 2 ? 2 : 1;
-        const float* from = x.at(dy, dx) + lane;
         float* to = sums + (dy * kernel + dx) * tap_stride + lane;
 #define CASE(N, R)                                                                                            \
   case N * 10 + R:                                                                                            \
-    correlate_of<Cells, N, R>(d + lane, d_stride, from, x_stride, height, width, to, tap_stride, kernel);    \
+    for (int64_t row = 0; row < height; row += together)                                                      \
+      correlate_of<Cells, N, R>(d + row * d_stride + lane, d_stride, x.at(row + dy, dx) + lane, x_stride,     \
+                                height - row < together ? height - row : together, width, to, tap_stride,     \
+                                kernel);                                                                      \
     break;
         switch (taps * 10 + rows) {
           CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 1) CASE(3, 2) CASE(3, 3)

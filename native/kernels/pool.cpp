@@ -9,6 +9,7 @@
 #include <cstring>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -22,9 +23,24 @@ struct Job {
   Task task = {};
   int64_t count = 0;
   std::atomic<int64_t> next{0};
+  std::atomic<bool> no_memory{false};  // an exception must not leave a thread that others wait for
 
+  void start(int64_t tasks, Task what) {
+    task = what;
+    count = tasks;
+    next.store(0, std::memory_order_relaxed);
+    no_memory.store(false, std::memory_order_relaxed);
+  }
   void work() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task.call(task.known, i);
+    try {
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) task.call(task.known, i);
+    } catch (const std::bad_alloc&) {
+      no_memory = true;
+      next.store(count, std::memory_order_relaxed);
+    }
+  }
+  void end() const {
+    if (no_memory) throw std::bad_alloc();
   }
 };
 
@@ -60,10 +76,8 @@ struct Pool {
   void run(int64_t count, int wanted, Task task) {
     std::lock_guard<std::mutex> one(caller);
     std::unique_lock<std::mutex> lock(mutex);
-    for (; threads < wanted - 1; ++threads) std::thread([this] { helper(); }).detach();
-    job.task = task;
-    job.count = count;
-    job.next.store(0, std::memory_order_relaxed);
+    start_threads(wanted - 1);
+    job.start(count, task);
     helpers_wanted = wanted - 1;
     helpers_taken = 0;
     ++round;
@@ -74,6 +88,15 @@ struct Pool {
     lock.lock();
     helpers_wanted = 0;  // who has not woken by now finds nothing to do
     done.wait(lock, [&] { return busy == 0; });
+    job.end();
+  }
+
+  // Up to `wanted`; what the system does not give is done without.
+  void start_threads(int wanted) {
+    try {
+      for (; threads < wanted; ++threads) std::thread([this] { helper(); }).detach();
+    } catch (const std::system_error&) {
+    }
   }
 };
 
@@ -96,7 +119,7 @@ struct Scratch {
   static constexpr int slots = 16, bordered_slots = 2;
   void* memory[slots + bordered_slots] = {};
   int64_t sizes[slots + bordered_slots] = {};
-  int64_t layouts[bordered_slots] = {};
+  Border borders[bordered_slots] = {};
   ~Scratch() {
     for (void* each : memory) std::free(each);
   }
@@ -112,9 +135,9 @@ void parallel_for(int64_t count, int threads, Task task) {
   }
   if (!openmp.parallel || openmp.owner != getpid()) return pool()->run(count, threads, task);
   Job job;
-  job.task = task;
-  job.count = count;
+  job.start(count, task);
   openmp.parallel([](void* known) { ((Job*)known)->work(); }, &job, (unsigned)threads, 0);
+  job.end();
 }
 
 void use_openmp(void (*parallel)(void (*)(void*), void*, unsigned, unsigned)) {
@@ -139,11 +162,16 @@ void* scratch(int slot, int64_t bytes) {
   return own.memory[slot];
 }
 
-void* bordered(int slot, int64_t bytes, int64_t layout) {
+static bool same(const Border& a, const Border& b) {
+  return a.height == b.height && a.width == b.width && a.rows == b.rows && a.columns == b.columns && a.top == b.top &&
+         a.left == b.left && a.taps == b.taps;
+}
+
+void* bordered(int slot, int64_t bytes, const Border& border) {
   Scratch& own = own_scratch();
   const bool grows = own.sizes[Scratch::slots + slot] < bytes;
   void* memory = scratch(Scratch::slots + slot, bytes);
-  if (grows || own.layouts[slot] != layout) std::memset(memory, 0, bytes);
-  own.layouts[slot] = layout;
+  if (grows || !same(own.borders[slot], border)) std::memset(memory, 0, bytes);
+  own.borders[slot] = border;
   return memory;
 }

@@ -14,7 +14,8 @@ static inline Task task_of(const F& f) {
   return Task{[](const void* known, int64_t index) { (*(const F*)known)(index); }, &f};
 }
 
-// Runs task 0 ... count - 1 on up to `threads` threads, the caller's included; returns when all are done.
+// Runs task 0 ... count - 1 on up to `threads` threads, the caller's included; returns when all are done. Throws
+// std::bad_alloc on the caller's thread when a task did on any: tasks not begun by then are left out.
 // One caller at a time; a second waits. A child made by fork has no threads and starts its own.
 void parallel_for(int64_t count, int threads, Task task);
 
@@ -26,6 +27,11 @@ void use_openmp(void (*parallel)(void (*call)(void*), void* data, unsigned threa
 // with the same slot on this thread.
 void* scratch(int slot, int64_t bytes);
 
-// The same in slots of their own, for memory whose border stays zero: cleared when it is new or `layout` differs from the
-// last call's with this slot.
-void* bordered(int slot, int64_t bytes, int64_t layout);
+// Where the border of such memory is: all that decides which of its bytes are written over.
+struct Border {
+  int64_t height, width, rows, columns, top, left, taps;
+};
+
+// The same in slots of their own, for memory whose border stays zero: cleared when it is new or its border differs from
+// the last call's with this slot.
+void* bordered(int slot, int64_t bytes, const Border& border);

@@ -77,6 +77,25 @@ def test_what_no_twin_serves_is_plain_with_the_reason(options, why):
     assert str(use(network, kernels="plain", **options)) == "kernels plain"  # asked for: no reason
 
 
+@pytest.mark.parametrize("options", [{"precision": "fp16"}, {"precision": "bf16", "recompute": True}])
+@pytest.mark.parametrize("kernels", ["native", "triton"])
+def test_kernels_by_name_that_cannot_serve_are_refused(kernels, options):
+    with pytest.raises(UsageError, match=rf"kernels {kernels}: (no twin computes|activation_check).*plain"):
+        use(model(), kernels=kernels, **options)
+
+
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [("libm.so.6", "but not that of isopatch's native kernels"), ("/nowhere", "nowhere"), ("/", "")],
+)
+def test_another_library_is_named_in_one_line(file, why, monkeypatch):
+    from isopatch.kernels.native.library import library
+
+    monkeypatch.setenv("ISOPATCH_NATIVE", file)
+    found = library.__wrapped__()
+    assert isinstance(found, str) and "cannot be loaded" in found and why in found and "\n" not in found
+
+
 def test_without_the_library_auto_is_plain_and_native_is_refused(without_native):
     swapped = use(model(), kernels="auto", precision="fp32")
     assert swapped.kernels == "plain" and "taken away" in str(swapped)

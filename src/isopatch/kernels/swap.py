@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import nn
 
 from isopatch.errors import UsageError, nearest
 from isopatch.kernels import native, triton
-from isopatch.kernels.twin import Maker, Precision, Unfit
+from isopatch.kernels.twin import Maker, Precision, Unfit, is_twin
 
 Kernels = Literal["auto", "plain", "native", "triton"]
 
@@ -34,8 +35,9 @@ class Swapped:
     """What `swap` did to a model.
 
     kernels: "native" or "triton"; "plain" where there is no twin. precision: what the twins compute in.
-    kept: modules of a known kind that stayed plain, "path: why". note: why there are no twins at all, where
-    that was not asked for. instructions: the CPU's that native kernels use, such as "avx512_bf16".
+    kept: modules of a known kind that stayed plain, "path: why". note: why there are no twins at all, or no
+    new ones, where that was not asked for. instructions: the CPU's that native kernels use, such as
+    "avx512_bf16".
     """
 
     kernels: str
@@ -49,7 +51,7 @@ class Swapped:
     def undo(self) -> None:
         """Put the plain modules back; weights trained meanwhile are theirs too."""
         for parent, name, plain in reversed(self._before):
-            plain.train(getattr(parent, name).training)
+            plain.training = getattr(parent, name).training  # of this module alone: its parts are shared
             setattr(parent, name, plain)
         self._before.clear()
 
@@ -69,6 +71,8 @@ def swap(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
 ) -> Swapped:
     """Replace what has a twin, in place. Names, parameters and checkpoints stay as they are.
+
+    Twins that are in the model stay what they are: `undo` is how to have others.
 
     kernels: "native" are this package's CPU kernels, "triton" its GPU kernels; "auto" takes those of the
         device the model is on, or none where this machine cannot run them; "plain" replaces nothing.
@@ -107,13 +111,17 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
     swapped = Swapped(library, precision, instructions=native.instructions() if library == "native" else None)
     replaced: list[Replacement] = []
     kept: list[str] = []
+    standing: list[tuple[str, nn.Module]] = []
 
     def visit(parent: nn.Module, prefix: str) -> None:
         for name, child in list(parent.named_children()):
             path = f"{prefix}{name}"
+            if is_twin(child):
+                standing.append((path, child))
+                continue
             found = next((made for make in makers if (made := make(child, precision)) is not None), None)
             if isinstance(found, nn.Module):
-                found.train(child.training)
+                found.training = child.training  # not `train`: parts of it may be frozen
                 setattr(parent, name, found)
                 swapped._before.append((parent, name, child))
                 replaced.append(Replacement(path, str(found.twin_name)))
@@ -124,7 +132,21 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
 
     visit(model, "")
     swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
+    if not replaced and standing:
+        return _standing(standing, tuple(kept))
+    kept += [f"{path}: {child.twin_name} from before" for path, child in standing]
+    swapped.kept = tuple(kept)
     if not replaced:  # recorded as plain: a later version's twins are not what this model ran on
         why = "; ".join(kept) or "nothing in this model has a twin"
         return Swapped("plain", precision, kept=tuple(kept), note=why)
     return swapped
+
+
+def _standing(twins: Sequence[tuple[str, nn.Module]], kept: tuple[str, ...]) -> Swapped:
+    """What a model with twins in it already runs on."""
+    library = str(twins[0][1].twin_library)
+    precision: Precision = "fp32" if twins[0][1].dtype == torch.float32 else "bf16"
+    told = ", ".join(f"{path} ({twin.twin_name})" for path, twin in twins)
+    instructions = native.instructions() if library == "native" else None
+    note = f"the twins that are in already: {told}"
+    return Swapped(library, precision, kept=kept, note=note, instructions=instructions)

@@ -24,3 +24,8 @@ class Unfit:
 # A maker returns a twin that holds the module's own parameters and children under their names, `Unfit`, or
 # None for a module that is not of its kind.
 Maker = Callable[[nn.Module, Precision], "nn.Module | Unfit | None"]
+
+
+def is_twin(module: nn.Module) -> bool:
+    """Whether a module is a twin: it says its name, its library ("native" or "triton") and its dtype."""
+    return all(hasattr(module, name) for name in ("twin_name", "twin_library", "dtype"))

@@ -19,17 +19,21 @@ def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = Fal
     The model is on its device already. precision: "fp32", "bf16" or "fp16", of the autocast around the model.
     With native kernels the process keeps freed memory (`keep_freed_memory`).
     recompute: activations are recomputed in the backward pass, which the plain blocks do.
-    Raises UsageError when the asked-for kernels cannot run here, saying why.
+    Raises UsageError when kernels asked for by name cannot run here, or not in this precision or with
+    recomputation, saying why. A model in which nothing has a twin is plain with any.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: choose fp32, bf16 or fp16")
     if kernels == "plain":
         return swap(model, kernels="plain")
     if kernels in KERNELS:
+        why = "no twin computes in fp16" if precision == "fp16" else None
         if recompute:
-            return Swapped("plain", "fp32", note="activation_checkpointing recomputes the plain blocks")
-        if precision == "fp16":
-            return Swapped("plain", "fp32", note="no twin computes in fp16")
+            why = "activation_checkpointing recomputes the plain blocks"
+        if why is not None and kernels != "auto":
+            raise UsageError(f"kernels {kernels}: {why}; use --kernels plain")
+        if why is not None:
+            return Swapped("plain", "fp32", note=why)
     swapped = swap(model, kernels=cast(Kernels, kernels), precision=cast(Literal["fp32", "bf16"], precision))
     if swapped.kernels == "native":
         keep_freed_memory()

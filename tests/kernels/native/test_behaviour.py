@@ -13,7 +13,7 @@ from torch import Tensor
 
 import isopatch
 from isopatch.kernels import swap
-from isopatch.kernels.native.library import FIELDS, NativeLibrary
+from isopatch.kernels.native.library import FIELDS, PACKED, STORED, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
 SIZES: dict[str, dict[str, int]] = {
@@ -58,11 +58,15 @@ def gradients(model: Isotropic, images: Tensor) -> list[Tensor]:
 
 def test_python_and_c_agree_on_every_struct() -> None:
     text = re.sub(r"//[^\n]*", "", HEADER.read_text())
-    found = {}
+    found, kinds = {}, {}
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, flags=re.S):
         members = re.sub(r"\b(?:const|void|float|int64_t|double|TransformerBlock)\b|\*", " ", body)
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         found[snake] = re.findall(r"\w+", members)
+        untyped = re.findall(r"\bvoid\s*([^;]*);", body)
+        kinds[snake] = set(re.findall(r"\w+", " ".join(untyped)))
+    known = {name: set(f"{PACKED.get(name, '')} {STORED.get(name, '')}".split()) for name in FIELDS}
+    assert {name: kinds[name] for name in FIELDS} == known  # what is no float array
     assert found == {name: fields.split() for name, fields in FIELDS.items()}
 
 

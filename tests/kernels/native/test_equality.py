@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import isopatch
 from isopatch.kernels import swap
+from isopatch.kernels.native import convmixer
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
@@ -135,6 +136,28 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str)
     with torch.no_grad():
         twin.blocks[0].depthwise.weight[0] += 0.2  # one channel of forty
     assert violations(twin, plain, case.pictures(), case.tolerance())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("part", [*range(8)])
+def test_a_gradient_that_is_missing_or_a_fifth_too_large_would_be_seen(
+    native: NativeLibrary, precision: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = Case(40, 2, 5, 2, 9, 7, 2, "gelu", True, precision)
+    of_parameters = convmixer.Gradients.of_parameters
+    for factor in (1.0, 0.0, 1.2):
+
+        def changed(self: convmixer.Gradients, dim: int, kernel: int, factor: float = factor) -> list[Tensor]:
+            found = of_parameters(self, dim, kernel)
+            found[part] = factor * found[part]
+            return found
+
+        monkeypatch.setattr(convmixer.Gradients, "of_parameters", changed)
+        plain = case.model()
+        twin = copy.deepcopy(plain)
+        swap(twin, kernels="native", precision=precision)
+        seen = violations(twin, plain, case.pictures(), case.tolerance())
+        assert bool(seen) == (factor != 1), (factor, seen)
 
 
 @settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import isopatch
 from isopatch.kernels import swap
+from isopatch.kernels.native import transformer
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
@@ -158,6 +160,29 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str,
     with torch.no_grad():
         twin.blocks[1].get_submodule(part).weight[:4] += 0.3
     assert violations(twin, plain, pictures(), Tolerance.of(precision, "gelu"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("field", ["matrix", "bias", "norm"])
+def test_a_gradient_that_is_missing_would_be_seen(
+    native: NativeLibrary, precision: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = transformer._back
+
+    def changed(*given: Any, **named: Any) -> transformer.Gradients:
+        found = back(*given, **named)
+        if getattr(found, field) is not None:
+            setattr(found, field, 0 * getattr(found, field))
+        return found
+
+    monkeypatch.setattr(transformer, "_back", changed)
+    plain = spread(vit())
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision=precision)
+    seen = "\n".join(violations(twin, plain, pictures(), Tolerance.of(precision, "gelu")))
+    parts = {"matrix": ("qkv.weight", "fc1.weight"), "bias": ("fc2.bias", "proj.bias")}
+    for of in parts.get(field, ("token.norm.weight", "channel.norm.bias")):
+        assert seen.count(of) == 2, seen  # both blocks
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

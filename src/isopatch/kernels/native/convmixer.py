@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isopatch.kernels.native import norms
-from isopatch.kernels.native.library import NativeLibrary
-from isopatch.kernels.native.norms import Norm, pad_last, padded
-from isopatch.kernels.native.shape import CHUNK, WEIGHT_SUMS, Shape, activation_number
+from isopatch.kernels.native.library import NativeLibrary, floats
+from isopatch.kernels.native.norms import Norm, known, pad_last, padded
+from isopatch.kernels.native.shape import CHUNK, WEIGHT_SUMS, Shape, known_activation
 from isopatch.models.convmixer import ConvMixerBlock
 
 
@@ -39,19 +39,16 @@ def weights_of(lib: NativeLibrary, block: ConvMixerBlock, dtype: torch.dtype, *,
     """Lay a block's weights out."""
     dim = block.pointwise.out_channels
     size, kernel = padded(dim), block.depthwise.kernel_size[0]
-    assert block.depthwise.bias is not None and block.pointwise.bias is not None
     taps = pad_last(block.depthwise.weight.detach().reshape(dim, kernel * kernel).t(), size)
     matrix = block.pointwise.weight.detach().float().reshape(dim, dim)
     matrix = F.pad(matrix, (0, size - dim, 0, size - dim)).contiguous()
-    act = activation_number(block.activation)
-    assert act is not None
     return Weights(
-        act,
+        known_activation(block.activation),
         kernel,
         taps,
-        pad_last(block.depthwise.bias, size),
+        pad_last(known(block.depthwise.bias), size),
         lib.pack(matrix, dtype),
-        pad_last(block.pointwise.bias, size),
+        pad_last(known(block.pointwise.bias), size),
         lib.pack(matrix.t(), dtype) if backward else None,
     )
 
@@ -202,7 +199,7 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
     """From the gradient of the last block's output to those of the first one's input and every parameter."""
     last = kept[-1]
     size, count = shape.channels, shape.rows
-    sums = torch.empty(shape.chunks, 2, size)
+    sums = floats(shape.chunks, 2, size)
     lib.call(
         "gradient_sums",
         **shape.rowwise(last.weights.act),
@@ -219,10 +216,10 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
         before = kept[index - 1] if index else None
         w = here.weights
         norm2 = norms.finish_gradient(lib, here.norm2, sums, count)
-        gy, sums = shape.empty(), torch.empty(shape.chunks, 2, size)
+        gy, sums = shape.empty(), floats(shape.chunks, 2, size)
         groups = max(1, min(shape.chunks, 8, WEIGHT_SUMS // (4 * size * size)))
-        matrix = torch.empty(groups, size, size)
-        pointwise_bias = torch.empty(shape.chunks, size)
+        matrix = floats(groups, size, size)
+        pointwise_bias = floats(shape.chunks, size)
         lib.call(
             "pointwise_backward",
             **shape.rowwise(w.act),
@@ -246,8 +243,8 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
         )
         norm1 = norms.finish_gradient(lib, here.norm1, sums, count)
         groups = min(shape.images, 8)
-        taps, depthwise_bias = torch.empty(groups, w.kernel**2, size), torch.empty(groups, size)
-        g, sums = shape.empty(), torch.empty(shape.images, 2, size)
+        taps, depthwise_bias = floats(groups, w.kernel**2, size), floats(groups, size)
+        g, sums = shape.empty(), floats(shape.images, 2, size)
         lib.call(
             "depthwise_backward",
             **shape.mapwise(w.act, w.kernel),

@@ -12,8 +12,19 @@ from torch.nn import functional as F
 
 from isopatch.kernels.native import convmixer, norms
 from isopatch.kernels.native.convmixer import Fixed, Kept
+from isopatch.kernels.native.fallback import (
+    NOTHING,
+    WEIGHTS,
+    Teller,
+    altered,
+    hooked,
+    served_type,
+    watched,
+)
+from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
-from isopatch.kernels.native.shape import Shape, activation_number
+from isopatch.kernels.native.shape import Shape, activation_number, known_activation
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
@@ -24,64 +35,124 @@ LARGEST_KERNEL = 15
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of `Blocks` that are all ConvMixer's."""
-    if type(module) is not Blocks or not len(module):
+    if type(module) is not Blocks or not any(isinstance(block, ConvMixerBlock) for block in module):
         return None
-    if not all(type(block) is ConvMixerBlock for block in module):
-        return None
-    for block in cast("list[ConvMixerBlock]", list(module)):
-        reason = _unfit(block)
+    reason = "the blocks have hooks" if hooked(module) else unfit(module)
+    return NativeConvMixerBlocks(module, precision, loaded()) if reason is None else Unfit(reason)
+
+
+def unfit(blocks: nn.Module) -> str | None:
+    """Say why the passes cannot do what these blocks do, or None where they can."""
+    dim = None
+    for block in blocks._modules.values():
+        reason = altered(cast(nn.Module, block), (ConvMixerBlock,), NOTHING)
+        if reason is None:
+            reason = _unfit(cast(ConvMixerBlock, block))
         if reason is not None:
-            return Unfit(reason)
-    return NativeConvMixerBlocks(module, precision, loaded())
+            return reason
+        own = cast(ConvMixerBlock, block).pointwise.out_channels
+        if dim not in (None, own):
+            return f"the blocks have {dim} and {own} channels"
+        dim = own
+    return None if dim else "there are no blocks"
 
 
 def _unfit(block: ConvMixerBlock) -> str | None:
-    kernel = block.depthwise.kernel_size[0]
+    depthwise, pointwise = block.depthwise, block.pointwise
+    for convolution in (depthwise, pointwise):
+        reason = altered(convolution, (nn.Conv2d,), WEIGHTS)
+        if reason is not None:
+            return reason
+        if convolution.bias is None:
+            return "a convolution has no bias"
+    kernel, dim = depthwise.kernel_size[0], pointwise.out_channels
     if kernel > LARGEST_KERNEL:
         return f"kernel_size {kernel} is larger than {LARGEST_KERNEL}"
+    half = (kernel - 1) // 2
+    if (
+        _geometry(depthwise) != ((1, 1), (1, 1), (half, half), dim, "zeros")
+        or _geometry(pointwise) != ((1, 1), (1, 1), (0, 0), 1, "zeros")
+        or depthwise.weight.shape != (dim, 1, kernel, kernel)
+        or pointwise.weight.shape != (dim, dim, 1, 1)
+    ):
+        return "a convolution is not as ConvMixer has it"
+    pad = block.pad
+    reason = altered(pad, (nn.Identity, nn.ZeroPad2d), NOTHING)
+    if reason is not None:
+        return reason
+    if (pad.padding if isinstance(pad, nn.ZeroPad2d) else None) != (None if kernel % 2 else (0, 1, 0, 1)):
+        return "the map is padded in another way than ConvMixer's"
     if activation_number(block.activation) is None:
         return f"the activation {block.activation} is neither exact GELU nor ReLU"
+    reason = altered(block.activation, (nn.GELU, nn.ReLU), NOTHING)
     for norm in (block.depthwise_norm, block.pointwise_norm):
-        if type(norm) is not nn.BatchNorm2d or not norm.affine:
-            return f"{type(norm).__name__} is not BatchNorm with weight and bias"
-    if any(parameter.dtype != torch.float32 for parameter in block.parameters()):
-        return "parameters are not float32"
-    return None
+        reason = reason or norms.unfit(norm, dim)
+    return reason
+
+
+def _geometry(convolution: nn.Conv2d) -> tuple[object, ...]:
+    return (
+        convolution.stride,
+        convolution.dilation,
+        convolution.padding,
+        convolution.groups,
+        convolution.padding_mode,
+    )
 
 
 class NativeConvMixerBlocks(Blocks):
     """Holds the plain blocks and computes them in C++. Tokens (B, N, C), in float32 or, inside, bfloat16.
 
     Returns what the plain blocks return: bfloat16 under autocast, else the tokens' own type. The plain blocks
-    run where activations are to be recomputed, and on devices other than the CPU.
+    run where activations are to be recomputed, where PyTorch watches (`watched`), for tokens that such blocks
+    do not take, and, said once, where the blocks are no longer what was replaced.
     """
+
+    twin_library = "native"
 
     def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the blocks, without a copy."""
         super().__init__(blocks)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native ConvMixer blocks, {precision}, {lib.instructions}"
-        self._fixed: tuple[Any, list[Fixed]] | None = None
+        self._fixed: LaidOut[list[Fixed]] = LaidOut()
+        self._tell = Teller("ConvMixer blocks run")
+        self._intact = Intact()
 
     def train(self, mode: bool = True) -> NativeConvMixerBlocks:
         """Set the mode; what was laid out for inference is made anew."""
-        self._fixed = None
+        self._fixed.forget()
         super().train(mode)
         return self
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return a block, or `Blocks` of some."""
+        return Blocks(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
-        if recompute or tokens.device.type != "cpu":
+        if recompute or watched(tokens) or self._altered() or not self._takes(tokens, grid):
             return super().forward(tokens, grid, recompute=recompute)
         dim = tokens.shape[2]
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
         prepared = tokens.to(self.dtype)
         if norms.padded(dim) != dim:
             prepared = F.pad(prepared, (0, norms.padded(dim) - dim))
-        shape = Shape(tokens.shape[0], grid, norms.padded(dim), self.dtype)
+        shape = Shape(tokens.shape[0], (int(grid[0]), int(grid[1])), norms.padded(dim), self.dtype)
         with torch.autocast("cpu", enabled=False):
             out = self._run(prepared.contiguous(), shape)
         return out[..., :dim].to(wanted).contiguous()
+
+    def _altered(self) -> bool:
+        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
+
+    def _takes(self, tokens: Tensor, grid: Grid) -> bool:
+        """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""
+        if tokens.dim() != 3 or not served_type(tokens) or tokens.numel() == 0 or min(grid) < 1:
+            return False
+        dim = cast(ConvMixerBlock, self[0]).pointwise.out_channels
+        return tokens.shape[1] == grid[0] * grid[1] and tokens.shape[2] == dim
 
     def _run(self, tokens: Tensor, shape: Shape) -> Tensor:
         parameters = [parameter for block in self for parameter in ordered(cast(ConvMixerBlock, block))]
@@ -96,11 +167,13 @@ class NativeConvMixerBlocks(Blocks):
 
     def _laid_out(self, lib: NativeLibrary, parameters: Sequence[Tensor]) -> list[Fixed]:
         """Weights and norms for inference, made once and again when any of them changed."""
-        versions = [(t.data_ptr(), t._version) for t in (*parameters, *self.buffers())]
-        key = (lib.instructions, versions)
-        if self._fixed is None or self._fixed[0] != key:
-            blocks = cast("list[ConvMixerBlock]", list(self))
-            laid_out = [
+        blocks = cast("list[ConvMixerBlock]", list(self))
+        both = [norm for block in blocks for norm in _norms(block)]
+        running = [cast(Tensor, each) for norm in both for each in (norm.running_mean, norm.running_var)]
+        settings = [norm.eps for norm in both], [known_activation(block.activation) for block in blocks]
+
+        def make() -> list[Fixed]:
+            return [
                 Fixed(
                     convmixer.weights_of(lib, block, self.dtype, backward=False),
                     norms.fixed(block.depthwise_norm),
@@ -108,8 +181,8 @@ class NativeConvMixerBlocks(Blocks):
                 )
                 for block in blocks
             ]
-            self._fixed = (key, laid_out)
-        return self._fixed[1]
+
+        return self._fixed.of(lib, [*parameters, *running], settings, make)
 
 
 def ordered(block: ConvMixerBlock) -> list[nn.Parameter]:
@@ -126,10 +199,16 @@ class _ConvMixerRun(torch.autograd.Function):
     """All blocks as one step of autograd: tokens and every parameter -> tokens."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, shape: Shape, twin: NativeConvMixerBlocks, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, tokens: Tensor, shape: Shape, twin: NativeConvMixerBlocks, *parameters: Tensor
+    ) -> Tensor:
         """Run; keep three activations a block."""
         blocks = cast("list[ConvMixerBlock]", list(twin))
         out, ctx.kept = convmixer.forward(loaded(), shape, tokens, blocks)
+        # What is the caller's: PyTorch refuses to go back when it was changed meanwhile. Of the parameters
+        # the weights, as the plain modules keep them, not the biases.
+        ctx.save_for_backward(tokens, *parameters[::2])
+        ctx.kept[0].x = tokens.new_empty(0)
         ctx.shape = shape
         ctx.dims = [(block.pointwise.out_channels, block.depthwise.kernel_size[0]) for block in blocks]
         return out
@@ -141,6 +220,7 @@ class _ConvMixerRun(torch.autograd.Function):
         kept: list[Kept] | None = ctx.kept
         if kept is None:
             raise RuntimeError("the native kernels go back once: their activations are freed by then")
+        kept[0].x = ctx.saved_tensors[0]
         ctx.kept = None
         tokens, found = convmixer.backward(loaded(), ctx.shape, gradient.contiguous(), kept)
         flat = [g for each, dims in zip(found, ctx.dims, strict=True) for g in each.of_parameters(*dims)]

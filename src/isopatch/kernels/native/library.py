@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE = 2  # isopatch_interface() of the library this file was written for
+from isopatch.errors import IsopatchError
+
+INTERFACE = 3  # isopatch_interface() of the library this file was written for
 FILE = "_isopatch_native.so"
 # isopatch_supported()'s numbers; the last runs the code for AMX without AMX, for tests.
 INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated")
@@ -55,8 +57,33 @@ FIELDS = {
     "transformer_infer": "dtype act images tokens dim hidden heads depth blocks stream",
     "attention_backward": f"{_HEADS}qkv out g log_sums g_qkv",
 }
+# Members that point to packed weights, or to activations in the storage type or float; others: to floats.
+PACKED = {
+    "pointwise_forward": "weight",
+    "pointwise_backward": "weight",
+    "stem_forward": "weight",
+    "linear_forward": "weight",
+    "linear_backward": "weight",
+    "transformer_block": "qkv proj fc1 fc2",
+}
+STORED = {
+    "depthwise_forward": "in x out",
+    "pointwise_forward": "x u1 out",
+    "normalise": "u x",
+    "gradient_sums": "g u",
+    "pointwise_backward": "g u x u1 gy",
+    "depthwise_backward": "gy u x gx before_u",
+    "stem_forward": "out",
+    "stem_backward": "g u",
+    "linear_forward": "in out",
+    "linear_backward": "g in g_in",
+    "attention_forward": "qkv out",
+    "attention_backward": "qkv out g g_qkv",
+}
 DOUBLES = ("eps", "eps1", "eps2", "factor")
 WITHOUT_THREADS = ("finish_norm",)
+DTYPES = (torch.float32, torch.bfloat16)  # by the C interface's numbers
+NO_MEMORY = 1  # what a pass returns; 0: done
 
 
 class NativeLibrary:
@@ -66,9 +93,14 @@ class NativeLibrary:
         """Load it. Raises OSError where that fails, and for a library of another version."""
         self.path = path
         self._c = ctypes.CDLL(str(path))
-        if self._c.isopatch_interface() != INTERFACE:
+        try:
+            interface = self._c.isopatch_interface()
+        except AttributeError:
+            raise OSError(f"{path} is a library, but not that of isopatch's native kernels") from None
+        if interface != INTERFACE:
             raise OSError(f"{path} belongs to another version of isopatch")
         self._c.isopatch_packed_bytes.restype = ctypes.c_int64
+        self._c.isopatch_sample.restype = ctypes.c_uint64
         self._c.isopatch_use_openmp(ctypes.c_void_p(_torch_openmp()))
         self._structs = {name: _struct(name, fields.split()) for name, fields in FIELDS.items()}
 
@@ -87,14 +119,21 @@ class NativeLibrary:
         return INSTRUCTIONS[self._c.isopatch_choose(INSTRUCTIONS.index(instructions))]
 
     def call(self, name: str, **arguments: Any) -> None:
-        """Run a pass. Tensors are given by their memory: contiguous, on the CPU; what is left out is null."""
+        """Run a pass. Tensors are given by their memory: contiguous, on the CPU; what is left out is null.
+
+        Raises MemoryError where the pass finds none for what it works in, and RuntimeError for sizes with
+        which it would leave the memory it is given.
+        """
         values = {"in" if key == "in_" else key: value for key, value in arguments.items()}
         filled = self._filled(name, values)
         function = getattr(self._c, f"isopatch_{name}")
-        if name in WITHOUT_THREADS:
-            function(ctypes.byref(filled))
-        else:
-            function(ctypes.byref(filled), ctypes.c_int(torch.get_num_threads()))
+        threads = () if name in WITHOUT_THREADS else (ctypes.c_int(torch.get_num_threads()),)
+        status = function(ctypes.byref(filled), *threads)
+        if status == NO_MEMORY:
+            raise MemoryError(f"the native kernels found no memory to work in ({name})")
+        if status:
+            sizes = {key: value for key, value in values.items() if isinstance(value, int)}
+            raise RuntimeError(f"the native kernels refuse these sizes ({name}): {sizes}")
 
     def array(self, name: str, members: Sequence[Mapping[str, Any]]) -> ctypes.Array[Any]:
         """Lay out one struct after another, for a pass that takes several. Tensors must outlive it."""
@@ -104,15 +143,23 @@ class NativeLibrary:
         return filled
 
     def _filled(self, name: str, values: Mapping[str, Any]) -> ctypes.Structure:
-        return self._structs[name](**{key: _member(key, value) for key, value in values.items()})
+        number = int(values.get("dtype", 0))
+        return self._structs[name](
+            **{key: _member(name, key, value, DTYPES[number]) for key, value in values.items()}
+        )
 
     def pack(self, matrix: Tensor, dtype: torch.dtype) -> Tensor:
         """Pack a float matrix (columns, inner) of any strides, both multiples of 32, for products."""
+        if matrix.dtype != torch.float32 or matrix.device.type != "cpu" or matrix.dim() != 2:
+            raise TypeError(
+                f"pack: {matrix.dtype} of {matrix.dim()} dimensions on {matrix.device} is no float matrix"
+            )
         columns, inner = matrix.shape
-        assert matrix.dtype == torch.float32, matrix.dtype
+        if not columns or not inner or columns % 32 or inner % 32:
+            raise TypeError(f"pack: sizes {columns}x{inner} are not multiples of 32")
         kind, integer = dtype_number(dtype), ctypes.c_int64
         size = self._c.isopatch_packed_bytes(integer(kind), integer(inner), integer(columns))
-        packed = torch.empty(size, dtype=torch.uint8)
+        packed = torch.empty(size, dtype=torch.uint8, device="cpu")
         self._c.isopatch_pack(
             integer(kind),
             ctypes.c_void_p(matrix.data_ptr()),
@@ -123,6 +170,13 @@ class NativeLibrary:
             ctypes.c_void_p(packed.data_ptr()),
         )
         return packed
+
+    def sample(self, tensors: Sequence[Tensor]) -> int:
+        """Hash values spread over float tensors on the CPU whose memory has no gaps."""
+        count = len(tensors)
+        addresses = (ctypes.c_int64 * count)(*[tensor.data_ptr() for tensor in tensors])
+        sizes = (ctypes.c_int64 * count)(*[tensor.numel() for tensor in tensors])
+        return int(self._c.isopatch_sample(addresses, sizes, ctypes.c_int64(count)))
 
 
 @functools.cache
@@ -145,7 +199,8 @@ def library() -> NativeLibrary | str:
 def loaded() -> NativeLibrary:
     """Return the library where it is known to be there."""
     found = library()
-    assert isinstance(found, NativeLibrary), found
+    if isinstance(found, str):
+        raise IsopatchError(f"a model runs on native kernels, and here are none: {found}")
     return found
 
 
@@ -181,7 +236,12 @@ def _torch_openmp() -> int | None:
 
 def dtype_number(dtype: torch.dtype) -> int:
     """The C interface's number of a storage type."""
-    return {torch.float32: 0, torch.bfloat16: 1}[dtype]
+    return DTYPES.index(dtype)
+
+
+def floats(*shape: int) -> Tensor:
+    """Memory for float32 on the CPU, whatever PyTorch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
 def _struct(name: str, fields: list[str]) -> type[ctypes.Structure]:
@@ -190,10 +250,28 @@ def _struct(name: str, fields: list[str]) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": members})
 
 
-def _member(name: str, value: Any) -> Any:
+def _member(name: str, key: str, value: Any, storage: torch.dtype) -> Any:
+    """Return a member's value: a number, or where an array is that the pass may read or write."""
     if value is None:
         return 0
-    if isinstance(value, Tensor):
-        assert value.is_contiguous() and value.device.type == "cpu", (name, value.shape, value.stride())
-        return value.data_ptr()
-    return ctypes.addressof(value) if isinstance(value, ctypes.Array) else value
+    if isinstance(value, ctypes.Array):
+        return ctypes.addressof(value)
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        raise TypeError(f"{name}: {key} is {type(value).__name__}, neither a number nor memory")
+    wanted = _wanted(name, key, storage)
+    if value.device.type != "cpu" or not value.is_contiguous() or value.dtype not in wanted:
+        raise TypeError(
+            f"{name}: {key} is {value.dtype} {tuple(value.shape)} with strides {value.stride()} on "
+            f"{value.device}, not contiguous {' or '.join(map(str, wanted))} on the CPU"
+        )
+    return value.data_ptr()
+
+
+@functools.cache
+def _wanted(name: str, key: str, storage: torch.dtype) -> tuple[torch.dtype, ...]:
+    """What a member may point to."""
+    if key in PACKED.get(name, "").split():
+        return (torch.uint8,)
+    return (torch.float32, storage) if key in STORED.get(name, "").split() else (torch.float32,)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isopatch.errors import UsageError
-from isopatch.kernels.native.library import NativeLibrary
+from isopatch.kernels.native.fallback import WEIGHTS, altered, unreadable
+from isopatch.kernels.native.library import NativeLibrary, floats
 
 LANES = 32  # channels are padded to multiples of this
 
@@ -20,6 +21,13 @@ LANES = 32  # channels are padded to multiples of this
 def padded(channels: int) -> int:
     """Channels with padding."""
     return -(-channels // LANES) * LANES
+
+
+def known(vector: Tensor | None) -> Tensor:
+    """Return a bias that was found to be there."""
+    if vector is None:
+        raise RuntimeError("the native kernels were given a layer without bias")
+    return vector
 
 
 def pad_last(vector: Tensor, size: int) -> Tensor:
@@ -58,9 +66,27 @@ def uses_batch(norm: nn.BatchNorm2d) -> bool:
     return norm.training or norm.running_mean is None
 
 
+def unfit(norm: nn.Module, dim: int) -> str | None:
+    """Say why the passes cannot be this norm over `dim` channels, or None where they can."""
+    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
+        return f"{type(norm).__name__} is not BatchNorm with weight and bias"
+    reason = altered(norm, (nn.BatchNorm2d,), WEIGHTS)
+    running = (norm.running_mean, norm.running_var)
+    if reason is None:
+        reason = unreadable(running)
+    if reason is None and any(
+        each is not None and each.shape != (dim,) for each in (norm.weight, norm.bias, *running)
+    ):
+        reason = f"BatchNorm is not over {dim} channels"
+    if reason is None and (norm.running_mean is None) != (norm.running_var is None):
+        reason = "BatchNorm has one of two running statistics"
+    return reason
+
+
 def fixed(norm: nn.BatchNorm2d) -> Norm:
     """The norm as its running statistics make it."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    if norm.running_mean is None or norm.running_var is None:
+        raise RuntimeError("a BatchNorm without running statistics has only its batch's")
     size = padded(norm.num_features)
     rstd = (norm.running_var.detach().double() + norm.eps).rsqrt()
     scale = norm.weight.detach().double() * rstd
@@ -76,13 +102,13 @@ def statistics(norm: nn.BatchNorm2d, *, each: int, count: int) -> Statistics:
     """
     if count == 1:
         raise UsageError("BatchNorm in training needs more than 1 value per channel: give more pictures")
-    return Statistics(torch.empty(-(-count // each), 3, padded(norm.num_features)), each, count)
+    return Statistics(floats(-(-count // each), 3, padded(norm.num_features)), each, count)
 
 
 def finish(lib: NativeLibrary, norm: nn.BatchNorm2d, found: Statistics) -> Norm:
     """Turn the sums into the norm; update the running statistics as PyTorch does."""
     size = found.sums.shape[2]
-    mean, rstd, scale, shift, variance = (torch.empty(size) for _ in range(5))
+    mean, rstd, scale, shift, variance = (floats(size) for _ in range(5))
     lib.call(
         "finish_norm",
         parts=found.sums.shape[0],
@@ -99,11 +125,17 @@ def finish(lib: NativeLibrary, norm: nn.BatchNorm2d, found: Statistics) -> Norm:
         shift=shift,
         variance=variance,
     )
-    if norm.training and norm.running_mean is not None and norm.running_var is not None:
-        assert norm.num_batches_tracked is not None
+    if (
+        norm.training
+        and norm.track_running_stats
+        and norm.running_mean is not None
+        and norm.running_var is not None
+    ):
         with torch.no_grad():
-            norm.num_batches_tracked.add_(1)
-            rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            rate = 0.0 if norm.momentum is None else norm.momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+                rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
                 running.mul_(1 - rate).add_(now[: norm.num_features], alpha=rate)
     return Norm(mean, rstd, scale, shift, frozen=False)
@@ -130,6 +162,6 @@ def finish_gradient(lib: NativeLibrary, norm: Norm, sums: Tensor, count: int) ->
 
 def add_up(lib: NativeLibrary, parts: Tensor) -> Tensor:
     """Sum over the first axis in a fixed order, in double."""
-    out = torch.empty(parts.shape[1:])
+    out = floats(*parts.shape[1:])
     lib.call("add_up", parts=parts.shape[0], size=out.numel(), in_=parts, out=out)
     return out

@@ -36,7 +36,8 @@ class Shape:
 
     def empty(self) -> Tensor:
         """Memory for one activation (B, N, C)."""
-        return torch.empty(self.images, self.grid[0] * self.grid[1], self.channels, dtype=self.dtype)
+        places = self.grid[0] * self.grid[1]
+        return torch.empty(self.images, places, self.channels, dtype=self.dtype, device="cpu")
 
     def rowwise(self, act: int) -> dict[str, Any]:
         """The members that passes over rows share."""
@@ -62,3 +63,11 @@ def activation_number(activation: nn.Module) -> int | None:
     if type(activation) is nn.GELU and activation.approximate == "none":
         return 0
     return 1 if type(activation) is nn.ReLU else None
+
+
+def known_activation(activation: nn.Module) -> int:
+    """The number of an activation that was found to have one."""
+    number = activation_number(activation)
+    if number is None:
+        raise RuntimeError(f"the native kernels have no {activation}")
+    return number

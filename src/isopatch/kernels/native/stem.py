@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from isopatch.kernels.native import norms
-from isopatch.kernels.native.library import NativeLibrary, dtype_number, loaded
-from isopatch.kernels.native.norms import Norm, pad_last, padded
-from isopatch.kernels.native.shape import CHUNK, Shape, activation_number
+from isopatch.kernels.native.fallback import (
+    NOTHING,
+    WEIGHTS,
+    Teller,
+    altered,
+    hooked,
+    served_type,
+    watched,
+)
+from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.native.laid_out import LaidOut
+from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats, loaded
+from isopatch.kernels.native.norms import Norm, known, pad_last, padded
+from isopatch.kernels.native.shape import CHUNK, Shape, activation_number, known_activation
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.layout import Grid
 from isopatch.nn.stem import PatchStem, patch_grid
@@ -24,21 +35,52 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of a stem with activation and BatchNorm, or with neither."""
     if type(module) is not PatchStem:
         return None
-    if type(module.norm) is nn.Identity and type(module.activation) is nn.Identity:
-        if any(each.dtype != torch.float32 for each in module.parameters()):
-            return Unfit("parameters are not float32")
-        return NativeProjection(module, precision, loaded())
-    if type(module.norm) is not nn.BatchNorm2d:
+    bare = type(module.norm) is nn.Identity and type(module.activation) is nn.Identity
+    if not bare and not isinstance(module.norm, nn.BatchNorm2d):
         return None
-    if activation_number(module.activation) is None:
-        return Unfit(f"the activation {module.activation} is neither exact GELU nor ReLU")
-    if not module.norm.affine or any(each.dtype != torch.float32 for each in module.parameters()):
-        return Unfit("parameters are not float32, or BatchNorm has none")
-    return NativePatchStem(module, precision, loaded())
+    reason = "the stem has hooks" if hooked(module) else unfit(module)
+    if reason is not None:
+        return Unfit(reason)
+    return (NativeProjection if bare else NativePatchStem)(module, precision, loaded())
+
+
+def unfit(stem: PatchStem) -> str | None:
+    """Say why the passes cannot do what this stem does, or None where they can."""
+    proj, side = stem.proj, stem.patch_size
+    reason = altered(proj, (nn.Conv2d,), WEIGHTS)
+    if reason is not None:
+        return reason
+    if proj.bias is None:
+        return "the projection has no bias"
+    square, once = (side, side), (1, 1)
+    if (
+        (proj.kernel_size, proj.stride, proj.padding, proj.dilation) != (square, square, (0, 0), once)
+        or (proj.groups, proj.padding_mode) != (1, "zeros")
+        or proj.weight.shape != (proj.out_channels, proj.in_channels, side, side)
+        or proj.bias.shape != (proj.out_channels,)
+    ):
+        return f"the projection does not cut the picture into patches of {side}"
+    if type(stem.norm) is nn.Identity:
+        return altered(stem.norm, (nn.Identity,), NOTHING) or altered(
+            stem.activation, (nn.Identity,), NOTHING
+        )
+    if activation_number(stem.activation) is None:
+        return f"the activation {stem.activation} is neither exact GELU nor ReLU"
+    return altered(stem.activation, (nn.GELU, nn.ReLU), NOTHING) or norms.unfit(stem.norm, proj.out_channels)
+
+
+def _takes(stem: PatchStem, x: Tensor) -> bool:
+    """Whether these are pictures of such a stem; what is not, the plain stem refuses in its words."""
+    return x.dim() == 4 and x.shape[1] == stem.proj.in_channels and served_type(x) and x.numel() > 0
 
 
 class NativeProjection(PatchStem):
-    """Holds ViT's stem and computes it in C++ where no gradient is wanted; the plain one runs elsewhere."""
+    """Holds ViT's stem and computes it in C++ where no gradient is wanted; the plain one runs elsewhere.
+
+    Also in the cases that `NativeConvMixerBlocks` names.
+    """
+
+    twin_library = "native"
 
     def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the projection, without a copy."""
@@ -47,14 +89,22 @@ class NativeProjection(PatchStem):
         self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native patch projection, inference, {precision}, {lib.instructions}"
-        self._packed: tuple[Any, Tensor, Tensor] | None = None
+        self._packed: LaidOut[tuple[Tensor, Tensor]] = LaidOut()
+        self._tell = Teller("stem runs")
+        self._intact = Intact()
+
+    def train(self, mode: bool = True) -> NativeProjection:
+        """Set the mode; what was laid out for inference is made anew."""
+        self._packed.forget()
+        super().train(mode)
+        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
         wants_gradient = torch.is_grad_enabled() and (
             x.requires_grad or any(each.requires_grad for each in self.parameters())
         )
-        if x.dim() != 4 or x.device.type != "cpu" or wants_gradient:
+        if wants_gradient or watched(x) or self._altered() or not _takes(self, x):
             return super().forward(x)
         grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
@@ -67,19 +117,26 @@ class NativeProjection(PatchStem):
 
     def _laid_out(self, lib: NativeLibrary, channels: int) -> tuple[Tensor, Tensor]:
         """The weights as the pass reads them, made again when they changed."""
-        parameters = list(self.parameters())
-        key = (lib.instructions, [(each.data_ptr(), each._version) for each in parameters])
-        if self._packed is None or self._packed[0] != key:
-            assert self.proj.bias is not None
-            self._packed = (key, _packed(self, channels), pad_last(self.proj.bias, channels))
-        return self._packed[1:]
+        bias = known(self.proj.bias)
+        return self._packed.of(
+            lib,
+            [self.proj.weight, bias],
+            None,
+            lambda: (_packed(self, channels), pad_last(bias, channels)),
+        )
+
+    def _altered(self) -> bool:
+        """Whether the stem is no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
 
 class NativePatchStem(PatchStem):
     """Holds the plain stem's parts and computes them in C++; see `NativeConvMixerBlocks` for types.
 
-    The plain parts run where a gradient of the picture itself is wanted, and on devices other than the CPU.
+    The plain parts run where a gradient of the picture itself is wanted, and in the cases named there.
     """
+
+    twin_library = "native"
 
     def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the parts, without a copy."""
@@ -88,10 +145,13 @@ class NativePatchStem(PatchStem):
         self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native patch stem, {precision}, {lib.instructions}"
+        self._tell = Teller("stem runs")
+        self._intact = Intact()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
-        if x.dim() != 4 or x.device.type != "cpu" or (x.requires_grad and torch.is_grad_enabled()):
+        wants_gradient = x.requires_grad and torch.is_grad_enabled()
+        if wants_gradient or watched(x) or self._altered() or not _takes(self, x):
             return super().forward(x)
         grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
         wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else x.dtype
@@ -106,6 +166,10 @@ class NativePatchStem(PatchStem):
             else:
                 tokens = _run(x.float(), shape, self, keep=False)[0]
         return tokens[..., :dim].to(wanted).contiguous(), grid
+
+    def _altered(self) -> bool:
+        """Whether the stem is no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
 
 def _pictures(stem: PatchStem, shape: Shape, x: Tensor, act: int) -> dict[str, Any]:
@@ -146,12 +210,11 @@ def _run(
 ) -> tuple[Tensor, tuple[Tensor, Norm] | None]:
     """Return the tokens and, to go back, the activation's input and the norm."""
     lib = loaded()
-    norm, act = stem.norm, activation_number(stem.activation)
-    assert isinstance(norm, nn.BatchNorm2d) and act is not None and stem.proj.bias is not None
+    norm, act = cast(nn.BatchNorm2d, stem.norm), known_activation(stem.activation)
     product = {
         **_pictures(stem, shape, x, act),
         "weight": _packed(stem, shape.channels),
-        "bias": pad_last(stem.proj.bias, shape.channels),
+        "bias": pad_last(known(stem.proj.bias), shape.channels),
     }
     u = shape.empty()
     fixed = None if norms.uses_batch(norm) else norms.fixed(norm)
@@ -182,32 +245,31 @@ class _Stem(torch.autograd.Function):
     """The stem as one step of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: Shape, stem: NativePatchStem, *_: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, shape: Shape, stem: NativePatchStem, *parameters: Tensor) -> Tensor:
         """Run; keep the pictures and one activation."""
         tokens, kept = _run(x, shape, stem, keep=True)
-        assert kept is not None
-        ctx.u, ctx.norm = kept
-        ctx.x, ctx.shape, ctx.stem = x, shape, stem
+        ctx.u, ctx.norm = cast("tuple[Tensor, Norm]", kept)
+        ctx.shape, ctx.stem, ctx.act = shape, stem, known_activation(stem.activation)
+        ctx.save_for_backward(x, *parameters[::2])  # see `_ConvMixerRun`
         return tokens
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the parameters' gradients."""
-        lib, shape, stem = loaded(), ctx.shape, ctx.stem
-        act = activation_number(stem.activation)
-        assert act is not None
+        lib, shape, stem, act = loaded(), ctx.shape, ctx.stem, ctx.act
+        x, weight = ctx.saved_tensors[:2]
         g = gradient.contiguous()
         size = shape.channels
-        sums = torch.empty(shape.chunks, 2, size)
+        sums = floats(shape.chunks, 2, size)
         norm = {"mean": ctx.norm.mean, "rstd": ctx.norm.rstd}
         lib.call("gradient_sums", **shape.rowwise(act), channels=size, g=g, u=ctx.u, **norm, sums=sums)
         found = norms.finish_gradient(lib, ctx.norm, sums, shape.rows)
         groups = min(shape.chunks, GROUPS)
-        matrix, bias = torch.empty(groups, size, _inner(stem)), torch.empty(shape.chunks, size)
+        matrix, bias = floats(groups, size, _inner(stem)), floats(shape.chunks, size)
         lib.call(
             "stem_backward",
-            **_pictures(stem, shape, ctx.x, act),
+            **_pictures(stem, shape, x, act),
             groups=groups,
             g=g,
             u=ctx.u,
@@ -218,7 +280,6 @@ class _Stem(torch.autograd.Function):
             weight_sums=matrix,
             bias_sums=bias,
         )
-        weight = stem.proj.weight
         dim, values = weight.shape[0], weight[0].numel()
         of_weight = norms.add_up(lib, matrix)[:dim, :values].reshape(weight.shape)
         of_bias = norms.add_up(lib, bias)[:dim]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from isopatch.kernels.native import norms
-from isopatch.kernels.native.library import NativeLibrary, dtype_number
-from isopatch.kernels.native.shape import WEIGHT_SUMS, activation_number
+from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats
+from isopatch.kernels.native.shape import WEIGHT_SUMS, known_activation
 from isopatch.nn.block import ResidualBranch, TwoStepBlock
 from isopatch.nn.channel_mixers import Mlp
 from isopatch.nn.token_mixers import Attention
@@ -30,6 +30,20 @@ _SOURCES: Mapping[Source, int] = {"plain": 0, "act": 1, "norm": 2}
 _GROUPS = 8  # partial sums of a weight's gradient, at most
 _ROWS_IN_CACHE = 2**19  # bytes that a backward task's rows may take
 _LARGEST_CHUNK = 192
+
+
+@dataclass
+class NormWeights:
+    """A LayerNorm's weight and bias (C,), and its eps."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: nn.LayerNorm) -> NormWeights:
+        """The memory of the norm's own parameters."""
+        return cls(norm.weight.detach().contiguous(), norm.bias.detach().contiguous(), norm.eps)
 
 
 @dataclass
@@ -46,7 +60,7 @@ class Step:
     bias: Tensor
     inner: int
     columns: int
-    norm: nn.LayerNorm | None = None
+    norm: NormWeights | None = None
 
 
 @dataclass
@@ -75,19 +89,18 @@ class Tokens:
 
     def empty(self, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         """Memory for one activation (B, N, columns)."""
-        return torch.empty(self.images, self.count, columns, dtype=dtype or self.dtype)
+        return torch.empty(self.images, self.count, columns, dtype=dtype or self.dtype, device="cpu")
 
 
 def weights_of(lib: NativeLibrary, block: TwoStepBlock, dtype: torch.dtype, *, backward: bool) -> Weights:
     """Lay a block's weights out; a branch's learned scale becomes part of its last step."""
     token, channel = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
     attention, mlp = cast(Attention, token.mixer), cast(Mlp, channel.mixer)
-    act = activation_number(mlp.activation)
-    assert act is not None
+    act = known_activation(mlp.activation)
 
     def step(source: Source, linear: nn.Linear, branch: ResidualBranch) -> Step:
         matrix = linear.weight.detach()
-        bias = torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+        bias = floats(linear.out_features).zero_() if linear.bias is None else linear.bias.detach()
         if source != "norm" and branch.scale is not None:
             matrix, bias = matrix * branch.scale.detach()[:, None], bias * branch.scale.detach()
         return Step(
@@ -98,7 +111,7 @@ def weights_of(lib: NativeLibrary, block: TwoStepBlock, dtype: torch.dtype, *, b
             bias.contiguous(),
             linear.in_features,
             linear.out_features,
-            cast(nn.LayerNorm, branch.norm) if source == "norm" else None,
+            NormWeights.of(cast(nn.LayerNorm, branch.norm)) if source == "norm" else None,
         )
 
     return Weights(
@@ -120,9 +133,12 @@ def _as_struct(w: Weights) -> dict[str, Any]:
     for name, step in (("qkv", w.qkv), ("proj", w.proj), ("fc1", w.fc1), ("fc2", w.fc2)):
         found |= {name: step.packed, f"{name}_bias": step.bias}
     for number, step in ((1, w.qkv), (2, w.fc1)):
-        assert step.norm is not None
-        weight, bias = step.norm.weight.detach(), step.norm.bias.detach()
-        found |= {f"norm{number}_weight": weight, f"norm{number}_bias": bias, f"eps{number}": step.norm.eps}
+        norm = cast(NormWeights, step.norm)
+        found |= {
+            f"norm{number}_weight": norm.weight,
+            f"norm{number}_bias": norm.bias,
+            f"eps{number}": norm.eps,
+        }
     return found
 
 
@@ -173,12 +189,12 @@ def forward(
     keep: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> tuple[Tensor, Kept]:
     """Run one block over the stream x (B, N, C), float32."""
-    statistics = torch.empty(tokens.rows), torch.empty(tokens.rows)
+    statistics = floats(tokens.rows), floats(tokens.rows)
     qkv = _linear(lib, tokens, w.qkv, x, statistics=statistics)
-    mixed, log_sums = tokens.empty(w.proj.inner), torch.empty(tokens.images, w.heads, tokens.count)
+    mixed, log_sums = tokens.empty(w.proj.inner), floats(tokens.images, w.heads, tokens.count)
     lib.call("attention_forward", **_heads(tokens, w), qkv=qkv, out=mixed, log_sums=log_sums)
     x1 = _linear(lib, tokens, w.proj, mixed, residual=x, keep=keep[0])
-    statistics1 = torch.empty(tokens.rows), torch.empty(tokens.rows)
+    statistics1 = floats(tokens.rows), floats(tokens.rows)
     hidden = _linear(lib, tokens, w.fc1, x1, statistics=statistics1)
     x2 = _linear(lib, tokens, w.fc2, hidden, residual=x1, keep=keep[1])
     return x2, Kept(w, x, statistics, qkv, mixed, log_sums, x1, statistics1, hidden, keep)
@@ -212,8 +228,12 @@ def _described(tokens: Tokens, step: Step, chunk: int) -> dict[str, Any]:
 def _normed(step: Step, statistics: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
     if step.norm is None or statistics is None:
         return {}
-    weight, bias = step.norm.weight.detach(), step.norm.bias.detach()
-    return {"norm_weight": weight, "norm_bias": bias, "mean": statistics[0], "rstd": statistics[1]}
+    return {
+        "norm_weight": step.norm.weight,
+        "norm_bias": step.norm.bias,
+        "mean": statistics[0],
+        "rstd": statistics[1],
+    }
 
 
 def _linear(
@@ -291,10 +311,10 @@ def _of_branch(
     """Gradients by the plain module's names. What was found for the last step is before the learned scale."""
     first_name, into = first
     last_name, linear, out_of = last
-    assert into.norm is not None
+    of_norm = cast(Tensor, into.norm)
     found = {
-        f"{prefix}norm.weight": into.norm[0],
-        f"{prefix}norm.bias": into.norm[1],
+        f"{prefix}norm.weight": of_norm[0],
+        f"{prefix}norm.bias": of_norm[1],
         f"{prefix}mixer.{first_name}.weight": into.matrix,
         f"{prefix}mixer.{first_name}.bias": into.bias,
     }
@@ -321,9 +341,9 @@ def _back(
     chunk = max(32, min(_LARGEST_CHUNK, _ROWS_IN_CACHE // row_bytes // 32 * 32))
     chunks = -(-tokens.rows // chunk)
     groups = max(1, min(chunks, _GROUPS, WEIGHT_SUMS // (4 * step.columns * step.inner)))
-    matrix = torch.empty(groups, step.columns, step.inner)
-    bias = torch.empty(chunks, step.columns)
-    norm = None if step.norm is None else torch.empty(chunks, 2, step.inner)
+    matrix = floats(groups, step.columns, step.inner)
+    bias = floats(chunks, step.columns)
+    norm = None if step.norm is None else floats(chunks, 2, step.inner)
     lib.call(
         "linear_backward",
         **_described(tokens, step, chunk),

@@ -10,6 +10,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isopatch.kernels.native import transformer
+from isopatch.kernels.native.fallback import (
+    NOTHING,
+    WEIGHTS,
+    Teller,
+    altered,
+    hooked,
+    served_type,
+    watched,
+)
+from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.norms import LANES
 from isopatch.kernels.native.shape import activation_number
@@ -21,6 +32,7 @@ from isopatch.nn.channel_mixers import Mlp
 from isopatch.nn.layout import Grid
 from isopatch.nn.token_mixers import Attention
 
+SCALE = frozenset(("scale",))
 HEAD_LANES = 16  # a head's width is a multiple of this
 
 
@@ -28,93 +40,185 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of `Blocks` that are all pre-norm attention and MLP."""
     if type(module) is not Blocks or not len(module) or not all(_is_transformer(block) for block in module):
         return None
-    for block in module:
-        reason = _unfit(cast(TwoStepBlock, block))
-        if reason is not None:
-            return Unfit(reason)
-    return NativeTransformerBlocks(module, precision, loaded())
+    reason = "the blocks have hooks" if hooked(module) else unfit(module)
+    return NativeTransformerBlocks(module, precision, loaded()) if reason is None else Unfit(reason)
 
 
 def _is_transformer(block: nn.Module) -> bool:
-    if type(block) is not TwoStepBlock:
+    if not isinstance(block, TwoStepBlock):
         return False
-    branches = (block.token, block.channel)
+    token: Any = block.token
+    channel: Any = block.channel
     return (
-        all(type(branch) is ResidualBranch for branch in branches)
-        and type(block.token.mixer) is Attention
-        and type(block.channel.mixer) is Mlp
+        isinstance(token, ResidualBranch)
+        and isinstance(channel, ResidualBranch)
+        and isinstance(token.mixer, Attention)
+        and isinstance(channel.mixer, Mlp)
     )
 
 
+def unfit(blocks: nn.Module) -> str | None:
+    """Say why the passes cannot do what these blocks do, or None where they can."""
+    sizes = None
+    for block in blocks._modules.values():
+        reason = altered(cast(nn.Module, block), (TwoStepBlock,), NOTHING)
+        if reason is None:
+            reason = _unfit(cast(TwoStepBlock, block))
+        if reason is not None:
+            return reason
+        own = _sizes(cast(TwoStepBlock, block))
+        if sizes not in (None, own):
+            return f"the blocks differ in width, hidden width, heads or activation: {sizes}, {own}"
+        sizes = own
+    return None if sizes else "there are no blocks"
+
+
+def _parts(block: nn.Module) -> tuple[Any, Any, Any, Any]:
+    """Token branch, channel branch, attention, MLP; past `nn.Module.__getattr__`, the slow part of a look."""
+    token, channel = cast(Any, block._modules["token"]), cast(Any, block._modules["channel"])
+    return token, channel, token._modules["mixer"], channel._modules["mixer"]
+
+
+def _sizes(block: TwoStepBlock) -> tuple[int, int, int, int | None]:
+    _, _, attention, mlp = _parts(block)
+    own = mlp._modules
+    act = activation_number(own["activation"])
+    return attention._modules["proj"].in_features, own["fc1"].out_features, attention.num_heads, act
+
+
 def _unfit(block: TwoStepBlock) -> str | None:
-    token, channel = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
-    attention, mlp = cast(Attention, token.mixer), cast(Mlp, channel.mixer)
-    dim, hidden, width = attention.proj.in_features, mlp.fc1.out_features, attention.proj.in_features
-    width //= attention.num_heads
-    for name, size, lanes in (("dim", dim, LANES), ("mlp", hidden, LANES), ("head", width, HEAD_LANES)):
-        if size % lanes:
-            return f"{name} width {size} is not a multiple of {lanes}"
+    token, channel, attention, mlp = _parts(block)
+    for branch in (token, channel):
+        scaled = NOTHING if branch.scale is None else SCALE
+        reason = altered(branch, (ResidualBranch,), scaled)
+        if reason is not None:
+            return reason
+    reason = altered(attention, (Attention,), NOTHING) or altered(mlp, (Mlp,), NOTHING)
+    if reason is not None:
+        return reason
+    activation = mlp._modules["activation"]
+    for dropout in (attention._modules["projection_dropout"], mlp._modules["dropout"]):
+        reason = reason or altered(dropout, (nn.Dropout,), NOTHING)
+    if reason is not None:
+        return reason
     if attention.relative_bias is not None:
         return "relative positions are added to the scores"
-    if activation_number(mlp.activation) is None:
-        return f"the activation {mlp.activation} is neither exact GELU nor ReLU"
-    for norm in (token.norm, channel.norm):
+    if activation_number(activation) is None:
+        return f"the activation {activation} is neither exact GELU nor ReLU"
+    reason = altered(activation, (nn.GELU, nn.ReLU), NOTHING)
+    return reason or _unfit_layers(token, channel, attention, mlp)
+
+
+def _unfit_layers(token: Any, channel: Any, attention: Any, mlp: Any) -> str | None:
+    qkv, proj = attention._modules["qkv"], attention._modules["proj"]
+    layers = qkv, proj, mlp._modules["fc1"], mlp._modules["fc2"]
+    for layer in layers:
+        reason = altered(layer, (nn.Linear,), WEIGHTS)
+        if reason is not None:
+            return reason
+        if layer._parameters["bias"] is None and layer is not qkv:
+            return "a linear layer has no bias"
+    dim, hidden = proj.in_features, layers[2].out_features
+    for name, size, lanes in (
+        ("dim", dim, LANES),
+        ("mlp", hidden, LANES),
+        ("head", dim // attention.num_heads, HEAD_LANES),
+    ):
+        if size % lanes:
+            return f"{name} width {size} is not a multiple of {lanes}"
+    wanted = (3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)
+    for layer, shape in zip(layers, wanted, strict=True):
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+        if weight.shape != shape or (bias is not None and bias.shape != shape[:1]):
+            return f"a linear layer is {tuple(weight.shape)}, not {shape}"
+    for branch in (token, channel):
+        norm = branch._modules["norm"]
         if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
             return f"{type(norm).__name__} is not LayerNorm with weight and bias"
-    if any(parameter.dtype != torch.float32 for parameter in block.parameters()):
-        return "parameters are not float32"
+        reason = altered(norm, (nn.LayerNorm,), WEIGHTS)
+        if reason is not None:
+            return reason
+        if any(cast(Tensor, each).shape != (dim,) for each in norm._parameters.values()):
+            return f"LayerNorm is not over {dim} channels"
+        if branch.scale is not None and branch.scale.shape != (dim,):
+            return f"the branch's scale is not of {dim} channels"
     return None
 
 
 def _drops(block: TwoStepBlock) -> bool:
-    """Whether single values are dropped in training, which the passes do not do."""
-    attention, mlp = cast(Attention, block.token.mixer), cast(Mlp, block.channel.mixer)
-    return bool(attention.dropout or attention.projection_dropout.p or mlp.dropout.p)
+    """Whether single values are dropped now, which the passes do not do; every part has its own mode."""
+    _, _, attention, mlp = _parts(block)
+    layers = attention._modules["projection_dropout"], mlp._modules["dropout"]
+    return bool(
+        (attention.training and attention.dropout) or any(each.training and each.p for each in layers)
+    )
 
 
 def _drops_branches(block: TwoStepBlock) -> bool:
-    return bool(cast(ResidualBranch, block.token).drop_path or cast(ResidualBranch, block.channel).drop_path)
+    branches = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
+    return any(branch.training and branch.drop_path for branch in branches)
 
 
 class NativeTransformerBlocks(Blocks):
     """Holds the plain blocks and computes them in C++. Tokens (B, N, C); the residual stream is float32.
 
     Returns the tokens' own type, as the plain blocks do. The plain blocks run where activations are to be
-    recomputed, in training with dropout, and on devices other than the CPU.
+    recomputed, where values are dropped, where PyTorch watches (`watched`), for tokens that such blocks do
+    not take, and, said once, where the blocks are no longer what was replaced.
     """
+
+    twin_library = "native"
 
     def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the blocks, without a copy."""
         super().__init__(blocks)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native transformer blocks, {precision}, {lib.instructions}"
-        self._fixed: tuple[Any, tuple[list[Weights], ctypes.Array[Any]]] | None = None
+        self._fixed: LaidOut[tuple[list[Weights], ctypes.Array[Any]]] = LaidOut()
+        self._tell = Teller("transformer blocks run")
+        self._intact = Intact()
 
     def train(self, mode: bool = True) -> NativeTransformerBlocks:
         """Set the mode; what was laid out for inference is made anew."""
-        self._fixed = None
+        self._fixed.forget()
         super().train(mode)
         return self
 
+    def __getitem__(self, index: int | slice) -> Any:
+        """Return a block, or `Blocks` of some."""
+        return Blocks(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
-        blocks = cast("list[TwoStepBlock]", list(self))
-        drops = any(block.training and _drops(block) for block in blocks)
-        if recompute or drops or tokens.device.type != "cpu":
+        if recompute or watched(tokens) or self._altered() or not self._takes(tokens):
             return super().forward(tokens, grid, recompute=recompute)
+        blocks = cast("list[TwoStepBlock]", list(self))
+        if any(_drops(block) for block in blocks):
+            return super().forward(tokens, grid)
         with torch.autocast("cpu", enabled=False):
             out = self._run(tokens.float().contiguous(), blocks)
         return out.to(tokens.dtype)
 
+    def _altered(self) -> bool:
+        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
+        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
+
+    def _takes(self, tokens: Tensor) -> bool:
+        """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""
+        if tokens.dim() != 3 or not served_type(tokens) or tokens.numel() == 0:
+            return False
+        return tokens.shape[2] == _sizes(cast(TwoStepBlock, self[0]))[0]
+
     def _run(self, stream: Tensor, blocks: list[TwoStepBlock]) -> Tensor:
-        parameters = [parameter for block in blocks for parameter in block.parameters()]
         shape = Tokens(stream.shape[0], stream.shape[1], self.dtype)
-        if torch.is_grad_enabled() and (stream.requires_grad or any(p.requires_grad for p in parameters)):
-            out: Tensor = _TransformerRun.apply(stream, shape, self, *parameters)  # type: ignore[no-untyped-call]
-            return out
+        if torch.is_grad_enabled():
+            parameters = [parameter for block in blocks for parameter in block.parameters()]
+            if stream.requires_grad or any(p.requires_grad for p in parameters):
+                out: Tensor = _TransformerRun.apply(stream, shape, self, *parameters)  # type: ignore[no-untyped-call]
+                return out
         lib = loaded()
-        weights, structs = self._laid_out(lib, parameters)
-        if any(block.training and _drops_branches(block) for block in blocks):
+        weights, structs = self._laid_out(lib, self._intact.parameters())
+        if any(_drops_branches(block) for block in blocks):
             for block, each in zip(blocks, weights, strict=True):
                 stream, _ = transformer.forward(lib, shape, stream, each, keep_factors(block, shape))
             return stream
@@ -123,15 +227,18 @@ class NativeTransformerBlocks(Blocks):
         return stream
 
     def _laid_out(
-        self, lib: NativeLibrary, parameters: list[nn.Parameter]
+        self, lib: NativeLibrary, parameters: list[Tensor]
     ) -> tuple[list[Weights], ctypes.Array[Any]]:
         """Weights for inference, made once and again when any of them changed."""
-        key = (lib.instructions, [(p.data_ptr(), p._version) for p in parameters])
-        if self._fixed is None or self._fixed[0] != key:
-            blocks = cast("list[TwoStepBlock]", list(self))
+        blocks = cast("list[TwoStepBlock]", list(self))
+        branches = [cast(ResidualBranch, each) for block in blocks for each in (block.token, block.channel)]
+        settings = [cast(nn.LayerNorm, branch.norm).eps for branch in branches], _sizes(blocks[0])
+
+        def make() -> tuple[list[Weights], ctypes.Array[Any]]:
             weights = [transformer.weights_of(lib, block, self.dtype, backward=False) for block in blocks]
-            self._fixed = (key, (weights, transformer.laid_out(lib, weights)))
-        return self._fixed[1]
+            return weights, transformer.laid_out(lib, weights)
+
+        return self._fixed.of(lib, parameters, settings, make)
 
 
 def keep_factors(block: TwoStepBlock, shape: Tokens) -> tuple[Tensor | None, Tensor | None]:
@@ -151,14 +258,19 @@ class _TransformerRun(torch.autograd.Function):
     """All blocks as one step of autograd: the stream and every parameter -> the stream."""
 
     @staticmethod
-    def forward(ctx: Any, stream: Tensor, shape: Tokens, twin: NativeTransformerBlocks, *_: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, stream: Tensor, shape: Tokens, twin: NativeTransformerBlocks, *parameters: Tensor
+    ) -> Tensor:
         """Run; keep each block's streams, qkv, heads' outputs and hidden units."""
+        # What is the caller's: PyTorch refuses to go back when it was changed meanwhile.
+        ctx.save_for_backward(stream, *parameters)
         lib = loaded()
         ctx.shape, ctx.blocks, ctx.kept = shape, cast("list[TwoStepBlock]", list(twin)), []
         for block in ctx.blocks:
             weights = transformer.weights_of(lib, block, shape.dtype, backward=True)
             stream, kept = transformer.forward(lib, shape, stream, weights, keep_factors(block, shape))
             ctx.kept.append(kept)
+        ctx.kept[0].x = stream.new_empty(0)
         return stream
 
     @staticmethod
@@ -168,6 +280,7 @@ class _TransformerRun(torch.autograd.Function):
         remaining: list[Kept] | None = ctx.kept
         if remaining is None:
             raise RuntimeError("the native kernels go back once: their activations are freed by then")
+        remaining[0].x = ctx.saved_tensors[0]
         ctx.kept = None
         lib, g = loaded(), gradient.clone(memory_format=torch.contiguous_format)
         found: list[Tensor] = []

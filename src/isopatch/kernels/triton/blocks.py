@@ -35,6 +35,7 @@ class TritonConvMixer(Blocks):
     """
 
     twin_name = "Triton ConvMixer blocks"
+    twin_library = "triton"
 
     def __init__(self, blocks: Blocks, dtype: torch.dtype) -> None:
         """Hold the plain blocks' own children."""
