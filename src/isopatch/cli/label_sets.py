@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isopatch.cli.emit import emit
-from isopatch.cli.models import model_arguments
+from isopatch.cli.models import how_to_run
 from isopatch.errors import EXIT_DONE, GateFailed
 
 
@@ -16,15 +16,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from isopatch.eval_labels import How, evaluate_labels, evaluate_subset
 
     how = How(
-        name=arguments.model,
-        arguments=model_arguments(arguments),
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-        kernels=arguments.kernels,
-        bad=arguments.bad,
-        threads=arguments.threads,
+        **how_to_run(arguments),
     )
     given = {"split": arguments.split, "how": how}
     if arguments.labels is not None:

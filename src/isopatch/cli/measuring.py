@@ -7,7 +7,7 @@ from pathlib import Path
 
 from isopatch.cli import label_sets, probing, robustness
 from isopatch.cli.emit import emit
-from isopatch.cli.models import image_size, model_arguments
+from isopatch.cli.models import how_to_run, image_size, model_arguments
 from isopatch.errors import EXIT_DONE, GateFailed, IsopatchError, UsageError
 
 
@@ -33,15 +33,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         arguments.data,
         split=arguments.split,
-        name=arguments.model,
-        arguments=model_arguments(arguments),
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-        kernels=arguments.kernels,
-        bad=arguments.bad,
-        threads=arguments.threads,
+        **how_to_run(arguments),
         teacher=arguments.teacher,
         baseline=arguments.baseline,
     ).to_json()
@@ -104,15 +96,7 @@ def evaluate_sizes(arguments: argparse.Namespace) -> int:
         arguments.data,
         sizes,
         split=arguments.split,
-        name=arguments.model,
-        arguments=model_arguments(arguments),
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-        kernels=arguments.kernels,
-        bad=arguments.bad,
-        threads=arguments.threads,
+        **how_to_run(arguments),
         position_resize=arguments.position_resize or "deit",
     )
     file = file or default_file(document)

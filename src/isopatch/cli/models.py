@@ -45,6 +45,16 @@ def model_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def how_to_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What every way to measure a checkpoint is told alike: which model it holds, and how to run it."""
+    return {
+        "name": arguments.model,
+        "arguments": model_arguments(arguments),
+        **{key: getattr(arguments, key) for key in ("batch_size", "workers", "device", "precision")},
+        **{key: getattr(arguments, key) for key in ("kernels", "bad", "threads")},
+    }
+
+
 def image_size(text: str, option: str = "--image-size") -> int | tuple[int, int]:
     """Read pixels, as 384 or 96x128."""
     parts = text.lower().split("x")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isopatch.cli.emit import emit
-from isopatch.cli.models import model_arguments
+from isopatch.cli.models import how_to_run
 from isopatch.errors import EXIT_DONE, UsageError
 
 OPTIONS = ("shots", "probe_seeds", "probe_k", "probe_cache")  # that say something about --probe
@@ -26,15 +26,7 @@ def probe(arguments: argparse.Namespace) -> int:
         ks=eval_probes.NEIGHBOURS if arguments.probe_k is None else numbers(arguments.probe_k, "--probe-k"),
         cache=arguments.probe_cache,
         split=arguments.split,
-        name=arguments.model,
-        arguments=model_arguments(arguments),
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-        kernels=arguments.kernels,
-        bad=arguments.bad,
-        threads=arguments.threads,
+        **how_to_run(arguments),
     )
     emit(arguments, document, text)
     return EXIT_DONE

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from isopatch.cli.emit import emit
-from isopatch.cli.models import model_arguments
+from isopatch.cli.models import how_to_run
 from isopatch.errors import EXIT_DONE
 
 OPTIONS = ("suite_pictures", "suite_seed", "corruptions", "out")  # that say something about --suite
@@ -30,15 +30,7 @@ def robustness(arguments: argparse.Namespace) -> int:
         **{key: value for key, value in given.items() if value is not None},
         out=arguments.out,
         split=arguments.split,
-        name=arguments.model,
-        arguments=model_arguments(arguments),
-        batch_size=arguments.batch_size,
-        workers=arguments.workers,
-        device=arguments.device,
-        precision=arguments.precision,
-        kernels=arguments.kernels,
-        bad=arguments.bad,
-        threads=arguments.threads,
+        **how_to_run(arguments),
     )
     emit(arguments, document, text)
     return EXIT_DONE
