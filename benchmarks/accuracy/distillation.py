@@ -11,6 +11,7 @@ Hardware: 2 CPU cores, two runs at a time on one thread each. Time: hours.
 Command: ISOPATCH_DATA=... python -m benchmarks.accuracy.distillation deit|convmixer --folder DIR
     longer          --epochs 100 (--device cuda)
     a ViT teaches   --teacher runs/vit (a run, timm:NAME, NAME=FILE)
+    who teaches better, a ViT or a convnet (DeiT's table 2)?   --teacher runs/convnet --other-teacher runs/vit
     fine-tuning     --finetune 48: both heads at 48 pixels afterwards, taught at 48 too
     in a minute     --data digits --image-size 8 --patch 2 --epochs 1 --seeds 1 --teacher RUN (a test does)
 """
@@ -50,6 +51,7 @@ ORDER = {
     "deit": [("hard + token", "hard", ">"), ("hard", "none", ">"), ("soft", "none", "~")],
     "convmixer": [("hard", "none", ">")],
 }
+OTHER = " by the other teacher"
 FLOOR = {"convmixer": ("none", 0.75)}
 
 
@@ -81,6 +83,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--folder", type=Path, required=True, help="where the runs live; run again to go on")
     options.add_argument("--data", help="default: CIFAR-10")
     options.add_argument("--teacher", help="default: the published ResNet-56")
+    options.add_argument("--other-teacher", help="teaches every taught arm once more, for comparison")
     options.add_argument("--patch", type=int, default=4)
     options.add_argument("--image-size", type=int, default=32)
     options.add_argument("--epochs", type=int, default=12)
@@ -100,19 +103,36 @@ def _options() -> argparse.Namespace:
     if given.teacher is None:
         file = next((data_root().parent / "weights" / "cifar-resnet").glob("resnet56-*.th"))
         given.teacher = f"cifar_resnet56={file}"
+    if given.other_teacher is not None:
+        given.arms += [arm + OTHER for arm in given.arms if arm != "none"]
     return given
 
 
 def _prepare(given: argparse.Namespace, folder: Path) -> None:
     """Fill the cache by one run before several read it: two would ask the teacher the same at one time."""
-    taught = next((arm for arm in given.arms if arm != "none"), None)
-    if taught is not None and given.parallel > 1:
-        _run(given, folder, taught, given.seed)
+    for teacher in ("", OTHER):
+        taught = next((arm for arm in given.arms if arm != "none" and _teacher(arm) == teacher), None)
+        if taught is not None and given.parallel > 1:
+            _run(given, folder, taught, given.seed)
+
+
+def _teacher(arm: str) -> str:
+    return OTHER if arm.endswith(OTHER) else ""
+
+
+def _cache(folder: Path, arm: str) -> Path:
+    return folder / ("cache-other" if _teacher(arm) else "cache")
+
+
+def _out(folder: Path, arm: str, seed: int) -> Path:
+    return folder / f"{arm.replace(' + ', '-').replace(' ', '-')}-seed{seed}"
 
 
 def _arguments(given: argparse.Namespace, folder: Path, arm: str) -> list[str]:
-    text = STUDENTS[given.student][arm].format(
-        patch=given.patch, teacher=shlex.quote(given.teacher), cache=shlex.quote(str(folder / "cache"))
+    text = STUDENTS[given.student][arm.removesuffix(OTHER)].format(
+        patch=given.patch,
+        teacher=shlex.quote(given.other_teacher if _teacher(arm) else given.teacher),
+        cache=shlex.quote(str(_cache(folder, arm))),
     )
     return [
         *("--data", given.data, "--data.val_fraction", "0", "--recipe", "small", "--data_seed", "0"),
@@ -124,18 +144,18 @@ def _arguments(given: argparse.Namespace, folder: Path, arm: str) -> list[str]:
 
 def _run(given: argparse.Namespace, folder: Path, arm: str, seed: int) -> dict[str, Any]:
     """Train one student, or read what it reached."""
-    out = folder / f"{arm.replace(' + ', '-')}-seed{seed}"
-    return train_or_continue([*_arguments(given, folder, arm), "--seed", str(seed)], out=out, threads=1)
+    arguments = [*_arguments(given, folder, arm), "--seed", str(seed)]
+    return train_or_continue(arguments, out=_out(folder, arm, seed), threads=1)
 
 
 def _finetuned(given: argparse.Namespace, folder: Path, arm: str) -> list[dict[str, Any]]:
     """Every seed of an arm, two epochs longer at another resolution, taught as before."""
     results = []
     for seed in range(given.seed, given.seed + given.seeds):
-        weights = folder / f"{arm.replace(' + ', '-')}-seed{seed}"
+        weights = _out(folder, arm, seed)
         arguments = _arguments(given, folder, arm)
         changes = {"--recipe": "finetune", "--model.image_size": str(given.finetune), "--epochs": "2"}
-        changes["--distill.cache"] = str(folder / f"cache-{given.finetune}")
+        changes["--distill.cache"] = f"{_cache(folder, arm)}-{given.finetune}"
         for key, value in changes.items():
             if key in arguments:
                 arguments[arguments.index(key) + 1] = value
@@ -147,9 +167,10 @@ def _finetuned(given: argparse.Namespace, folder: Path, arm: str) -> list[dict[s
 
 def _record(given: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], started: float) -> int:
     arms = {arm: interval([run["top1"] for run in results]) for arm, results in runs.items()}
+    teachers = [(arm.removesuffix(OTHER), arm, ">") for arm in runs if arm.endswith(OTHER)]
     steps = [
         {"step": f"{better} {sign} {worse}", **_verdict(runs[better], runs[worse], sign)}
-        for better, worse, sign in ORDER[given.student]
+        for better, worse, sign in ORDER[given.student] + teachers
         if better in runs and worse in runs
     ]
     floor_arm, floor = FLOOR.get(given.student, ("none", 0.0))

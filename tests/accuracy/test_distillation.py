@@ -14,11 +14,11 @@ from isopatch.api import configure, train
 ROOT = Path(__file__).parents[2]
 
 
-def script(folder: Path, *arguments: str) -> dict:
+def script(folder: Path, *arguments: str, after: tuple[str, ...] = ()) -> dict:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     small = ["--data", "digits", "--image-size", "8", "--patch", "2", "--epochs", "1", "--seeds", "1"]
     where = ["--folder", str(folder / "runs"), "--out", str(folder / "result.json")]
-    command = [sys.executable, "-m", "benchmarks.accuracy.distillation", *arguments, *small, *where]
+    command = [sys.executable, "-m", "benchmarks.accuracy.distillation", *arguments, *small, *where, *after]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     result: dict = json.loads((folder / "result.json").read_text())
@@ -48,3 +48,22 @@ def test_token_distillation_and_fine_tuning_with_both_heads(tmp_path: Path) -> N
     again = script(tmp_path, "deit", *arms)
     assert again["runs"]["hard + token"] == result["runs"]["hard + token"]
     assert again["runs"]["hard + token at 12"][0]["weights_sha256"] == tuned["weights_sha256"]
+
+
+def test_a_vit_against_a_convnet_as_the_teacher_over_two_epochs(tmp_path: Path) -> None:
+    """DeiT's table 2 as arguments of the script: a cache for each teacher, two epochs."""
+    sizes = {"dim": 8, "depth": 1, "patch_size": 2, "image_size": 8}
+    for model, own in {"convmixer": {"kernel_size": 3}, "vit": {"num_heads": 2}}.items():
+        settings = {f"model.{key}": value for key, value in (sizes | own).items()}
+        settings |= {"epochs": 1, "data.val_fraction": 0}
+        train(configure(model=model, recipe="small", settings=settings), out=tmp_path / model, quiet=True)
+
+    teachers = ("--teacher", str(tmp_path / "convmixer"), "--other-teacher", str(tmp_path / "vit"))
+    result = script(tmp_path, "convmixer", "--arms", "hard", *teachers, after=("--epochs", "2"))
+    assert list(result["runs"]) == ["hard", "hard by the other teacher"]
+    assert {run["epochs"] for runs in result["runs"].values() for run in runs} == {2}
+    caches = [tmp_path / "runs" / name / "cache.json" for name in ("cache", "cache-other")]
+    ours, other = (json.loads(cache.read_text())["fingerprint"]["teacher"] for cache in caches)
+    assert ours != other
+    (step,) = result["figure"]["steps"]
+    assert step["step"] == "hard > hard by the other teacher" and "one seed" in step["verdict"]
