@@ -118,7 +118,7 @@ def test_young_and_damaged_runs_are_harmless(make_run: RunMaker, tmp_path: Path)
     same_name = make_run("elsewhere/young", steps=10, epochs=1)
     text = text_of(write_comparison([young, damaged, same_name], tmp_path / "page.html").read_text())
     assert "damaged: summary.json cannot be read" in text
-    assert str(young) in text  # two runs of one name are told apart by their paths
+    assert f"{young.parent.name}/young" in text  # two runs of one name are told apart by their paths
 
 
 def test_no_result_at_all(tmp_path: Path) -> None:
@@ -134,6 +134,14 @@ def test_hostile_names(make_run: RunMaker, tmp_path: Path) -> None:
     assert "<script" not in html
     assert "<b>model" not in html
     assert "<i>data" not in html
+
+
+def test_runs_of_one_name_get_as_many_folders_as_tell_them_apart(make_run: RunMaker, tmp_path: Path) -> None:
+    runs = [make_run("a/seed0"), make_run("b/seed0"), make_run("a/seed1")]
+    text = text_of(write_comparison(runs, tmp_path / "page.html").read_text())
+    rows = text[: text.index("Training loss")]
+    assert "a/seed0" in rows and "b/seed0" in rows
+    assert str(runs[0]) not in text and "a/seed1" not in text
 
 
 def test_many_runs(make_run: RunMaker, tmp_path: Path) -> None:

@@ -132,9 +132,15 @@ def _cells(run: RunFiles, split: str) -> tuple[str, ...]:
 
 
 def _names(runs: Sequence[RunFiles]) -> list[str]:
-    """Folder names; whole paths where two runs share one."""
+    """Folder names; where two runs share one, with as many folders above as tell all runs apart."""
+    paths = [run.path.absolute().parts for run in runs]
     names = [run.name for run in runs]
-    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+    for more in range(2, max(map(len, paths)) + 1):
+        names = [
+            name if names.count(name) == 1 else str(Path(*path[-more:]))
+            for name, path in zip(names, paths, strict=True)
+        ]
+    return names
 
 
 def _link(run: RunFiles, out: Path) -> str:
