@@ -85,6 +85,21 @@ def test_stopped_and_resumed_under_native_kernels_ends_with_the_same_bits(
     assert same(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_what_triton_kernels_measured_is_recorded_and_replayed(splits, tmp_path):
+    """A GPU times the forms when a shape first comes; here they are given, and all else is real."""
+    pytest.importorskip("isopatch.kernels.triton.blocks", exc_type=ImportError)
+    settings = config(kernels="triton", precision="fp32")
+    began = setup.prepare(settings, splits)
+    forms = {"float32 k3 4x4 c8 training": "direct-4x16x64"}
+    began.model.blocks.choices.update(forms)
+    tensors, documents = setup.snapshot(began)
+    checkpoint.write_checkpoint(tmp_path, 0, tensors=tensors, documents=documents)
+    written = checkpoint.find_latest(tmp_path)
+    assert written.document("state")["choices"]["forms"] == {"blocks": forms}
+    assert setup.prepare(settings, splits, resume=written).model.blocks.choices == forms
+    assert setup.prepare(settings, splits).model.blocks.choices == {}
+
+
 def test_a_run_that_began_plain_goes_on_plain_where_native_kernels_are_there(splits, tmp_path, request):
     settings = config()
     with pytest.MonkeyPatch.context() as patch:

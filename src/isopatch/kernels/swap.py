@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import nn
 
 from isopatch.errors import UsageError, nearest
 from isopatch.kernels import native, triton
-from isopatch.kernels.twin import Maker, Precision, Unfit, is_twin
+from isopatch.kernels.twin import DTYPES, Maker, Precision, Unfit, is_twin
 
 Kernels = Literal["auto", "plain", "native", "triton"]
 
 KERNELS: tuple[Kernels, ...] = ("auto", "plain", "native", "triton")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 log = logging.getLogger("isopatch")
 
@@ -68,7 +67,7 @@ def swap(
     model: nn.Module,
     *,
     kernels: Kernels = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
 ) -> Swapped:
     """Replace what has a twin, in place. Names, parameters and checkpoints stay as they are.
 
@@ -76,15 +75,15 @@ def swap(
 
     kernels: "native" are this package's CPU kernels, "triton" its GPU kernels; "auto" takes those of the
         device the model is on, or none where this machine cannot run them; "plain" replaces nothing.
-    precision: "auto" is bf16 where the hardware multiplies it faster, else fp32.
-    Raises UsageError when the asked-for kernels cannot run here, saying why.
+    precision: "auto" is bf16 where the hardware multiplies it faster, else fp32. Only "triton" has fp16.
+    Raises UsageError when the asked-for kernels cannot run here, or not in this precision, saying why.
     """
     if kernels not in KERNELS:
         raise UsageError(f"kernels '{kernels}'{nearest(kernels, KERNELS)}: there are {', '.join(KERNELS)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision '{precision}': kernels have {', '.join(PRECISIONS)}")
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    library, note = _choose(kernels, device)
+    library, note = _choose(kernels, device, precision)
     if library == "plain":
         return Swapped("plain", "fp32" if precision == "auto" else precision, note=note)
     offered = native if library == "native" else triton
@@ -94,12 +93,15 @@ def swap(
     return _replace(model, library, chosen, offered.makers())
 
 
-def _choose(kernels: Kernels, device: str) -> tuple[str, str | None]:
+def _choose(kernels: Kernels, device: str, precision: str) -> tuple[str, str | None]:
     """Return the library, and why it is none where "auto" was asked for."""
     if kernels == "plain":
         return "plain", None
     wanted = ("triton" if device == "cuda" else "native") if kernels == "auto" else kernels
-    reason = native.unavailable(device) if wanted == "native" else triton.unavailable(device)
+    if wanted == "native" and precision == "fp16":
+        reason: str | None = "no native twin computes in fp16"
+    else:
+        reason = native.unavailable(device) if wanted == "native" else triton.unavailable(device)
     if reason is None:
         return wanted, None
     if kernels == "auto":
@@ -145,7 +147,7 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
 def _standing(twins: Sequence[tuple[str, nn.Module]], kept: tuple[str, ...]) -> Swapped:
     """What a model with twins in it already runs on."""
     library = str(twins[0][1].twin_library)
-    precision: Precision = "fp32" if twins[0][1].dtype == torch.float32 else "bf16"
+    precision = next(name for name, dtype in DTYPES.items() if dtype == twins[0][1].dtype)
     told = ", ".join(f"{path} ({twin.twin_name})" for path, twin in twins)
     instructions = native.instructions() if library == "native" else None
     note = f"the twins that are in already: {told}"

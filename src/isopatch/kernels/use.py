@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import cast
 
 from torch import nn
 
 from isopatch.errors import UsageError
 from isopatch.kernels.memory import keep_freed_memory
 from isopatch.kernels.swap import KERNELS, Kernels, Swapped, swap
+from isopatch.kernels.twin import Precision
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -26,15 +27,12 @@ def use(model: nn.Module, *, kernels: str, precision: str, recompute: bool = Fal
         raise UsageError(f"precision {precision!r}: choose fp32, bf16 or fp16")
     if kernels == "plain":
         return swap(model, kernels="plain")
-    if kernels in KERNELS:
-        why = "no twin computes in fp16" if precision == "fp16" else None
-        if recompute:
-            why = "activation_checkpointing recomputes the plain blocks"
-        if why is not None and kernels != "auto":
+    if kernels in KERNELS and recompute:
+        why = "activation_checkpointing recomputes the plain blocks"
+        if kernels != "auto":
             raise UsageError(f"kernels {kernels}: {why}; use --kernels plain")
-        if why is not None:
-            return Swapped("plain", "fp32", note=why)
-    swapped = swap(model, kernels=cast(Kernels, kernels), precision=cast(Literal["fp32", "bf16"], precision))
+        return Swapped("plain", "fp32", note=why)
+    swapped = swap(model, kernels=cast(Kernels, kernels), precision=cast(Precision, precision))
     if swapped.kernels == "native":
         keep_freed_memory()
     return swapped

@@ -22,6 +22,7 @@ from isopatch.training.progress import TrainingProgress
 from isopatch.training.runfolder import RunFolder
 from isopatch.training.setup import Best, Trainer, data_record
 from isopatch.training.stop import StopRequest
+from isopatch.training.twins import with_forms
 
 log = logging.getLogger("isopatch")
 
@@ -182,7 +183,7 @@ def summarise(trainer: Trainer, folder: RunFolder, final: dict[str, Any]) -> dic
         "selection": selection_sentence(trainer),
         "seed": config.seed,
         "data_seed": config.order_seed,
-        **trainer.choices.to_json(),
+        **with_forms(trainer.choices, trainer.model).to_json(),
         "distillation": None if trainer.teaching is None else trainer.teaching.to_json(),
         "hardware": cpu_name(),
         "data": {

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Choices:
     """What `auto` meant on this machine. Recorded in every checkpoint, replayed on resume.
 
     kernels: "plain", "native" or "triton". instruction_set: the CPU's that native kernels use. Checkpoints
-    written before there were kernels have neither: they are plain.
+    written before there were kernels have neither: they are plain. forms: what triton kernels measured to be
+    fastest on this GPU, name of the twin -> shape -> form.
     """
 
     device: str
@@ -39,10 +40,11 @@ class Choices:
     threads: int
     kernels: str = "plain"
     instruction_set: str | None = None
+    forms: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; without forms where nothing has any."""
+        return {key: value for key, value in asdict(self).items() if key != "forms" or value}
 
 
 def choose(config: RunConfig, macs_per_image: int) -> Choices:

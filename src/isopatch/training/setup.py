@@ -28,7 +28,7 @@ from isopatch.training.hardware import Choices, choose
 from isopatch.training.optim import NamedOptimizer, build_optimizer
 from isopatch.training.schedule import Schedule
 from isopatch.training.teaching import Teaching, open_teaching
-from isopatch.training.twins import put_twins_in
+from isopatch.training.twins import put_twins_in, with_forms
 
 log = logging.getLogger("isopatch")
 
@@ -214,7 +214,7 @@ def snapshot(trainer: Trainer) -> tuple[dict[str, dict[str, torch.Tensor]], dict
         "optimizer": optimizer_options,
         "teaching": None if trainer.teaching is None else trainer.teaching.state(),
         "scaler": trainer.scaler.state_dict(),
-        "choices": trainer.choices.to_json(),
+        "choices": with_forms(trainer.choices, trainer.model).to_json(),
         "data_fingerprint": data_fingerprint(trainer.splits),
         "data_pixels": data_pixels(trainer),
         "data_state": data_state(trainer.splits),

@@ -33,7 +33,20 @@ def put_twins_in(model: Classifier, config: RunConfig, choices: Choices, *, resu
         recompute=config.activation_checkpointing,
     )
     log.info("%s", swapped)
+    if swapped.kernels == "triton":
+        from isopatch.kernels.triton.choose import replay
+
+        replay(model, choices.forms)
     return replace(choices, kernels=swapped.kernels, instruction_set=swapped.instructions)
+
+
+def with_forms(choices: Choices, model: Classifier) -> Choices:
+    """The choices with the forms that the model's kernels have measured so far, for a record."""
+    if choices.kernels != "triton":
+        return choices
+    from isopatch.kernels.triton.choose import recorded
+
+    return replace(choices, forms=recorded(model))
 
 
 def _replayed(choices: Choices) -> Choices:

@@ -13,6 +13,7 @@ from isopatch import kernels
 from isopatch.errors import UsageError
 from isopatch.kernels import triton
 from isopatch.kernels.twin import Unfit
+from isopatch.kernels.use import use
 from isopatch.models.convmixer import ConvMixerBlock, convmixer
 from isopatch.models.vit import vit
 from isopatch.nn.blocks import Blocks
@@ -211,6 +212,20 @@ def test_a_recorded_choice_is_replayed_and_only_a_known_one(caplog) -> None:
         assert model.blocks._form(tokens).name == "toeplitz-64"
     assert model.blocks._form(tokens).layout == "tokens"  # training: the rule, which is not recorded
     assert choose.recorded(model) == {"blocks": {shape: "toeplitz-64"}}
+
+
+def test_half_precision_is_the_twins_own() -> None:
+    model = small().eval()
+    images = torch.randn(2, 3, 4, 6)
+    with torch.no_grad():
+        plain = model(images)
+        swapped = use(model, kernels="triton", precision="fp16")
+        assert str(swapped) == "kernels triton, fp16: blocks (Triton ConvMixer blocks)"
+        assert model.blocks.dtype == torch.float16
+        half = model(images)
+    assert use(model, kernels="triton", precision="fp16").precision == "fp16"  # it stands
+    error = (half - plain).abs().max() / plain.abs().max()
+    assert 1e-6 < error < 1e-2
 
 
 def test_measuring_takes_medians_in_turn_and_leaves_out_what_does_not_fit(monkeypatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from isopatch.kernels.triton.choose import measure
 from isopatch.kernels.triton.forms import Activation, Form, Layout, Step, candidates, form_named
 from isopatch.kernels.triton.halves import depthwise_half, pointwise_half
-from isopatch.kernels.twin import Precision, Unfit
+from isopatch.kernels.twin import DTYPES, Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
 from isopatch.nn.layout import Grid, as_map
@@ -168,4 +168,4 @@ def make_convmixer(module: nn.Module, precision: Precision) -> TritonConvMixer |
     why = next((why for block in module if (why := unfit(block)) is not None), None)
     if why is not None:
         return Unfit(why)
-    return TritonConvMixer(module, torch.float32 if precision == "fp32" else torch.bfloat16)
+    return TritonConvMixer(module, DTYPES[precision])
