@@ -2,8 +2,8 @@
 
 Claim: from the second run on an epoch takes at most half the time it takes with the teacher; with the same
 seed the cached run ends with the weights of the live one, bit for bit (so with its accuracy); answers cost
-less than 100 bytes a picture and epoch. The teacher is trained first, for one epoch of a tenth of the pictures:
-how good it is makes no difference to what is measured. Live and cached runs take turns, one thread each.
+less than 100 bytes a picture and epoch. The teacher is trained first, on a tenth of the pictures for one
+epoch: how good it is makes no difference to what is measured. Live and cached runs take turns, one thread each.
 Hardware: 2 CPU cores. Time: about 25 minutes.
 Command: ISOPATCH_DATA=... python -m benchmarks.distill_cache [--n 2] [--teacher timm:regnety_016]
 """
@@ -22,6 +22,8 @@ STUDENT = (
     "--model convmixer --model.dim 96 --model.depth 4 --model.kernel_size 5 --model.patch_size 14 "
     "--model.image_size 224 --recipe small --batch_size 32 --data_seed 0 --threads 1 --precision fp32"
 )
+
+TEACHER = "--model.image_size 224 --epochs 1 --batch_size 32 --data.fraction 0.1 --threads 1 --precision fp32"
 
 
 def train(arguments: list[str], out: Path) -> dict[str, Any]:
@@ -44,8 +46,7 @@ def main() -> int:
     live, cached = [], []
     with workspace("distill-cache") as folder:
         teacher = folder / "teacher"
-        shortly = "--model.image_size 224 --epochs 1 --batch_size 32 --data.fraction 0.1 --threads 1 --precision fp32"
-        train([*data, "--model", given.teacher, *shortly.split()], teacher)
+        train([*data, "--model", given.teacher, *TEACHER.split()], teacher)
         taught = [*data, *STUDENT.split(), "--epochs", str(given.epochs), "--teacher", str(teacher)]
         cache = ["--distill.cache", str(folder / "cache")]
         filling = train([*taught, *cache, "--seed", str(given.seed + given.n)], folder / "filling")
