@@ -3,7 +3,8 @@
 Claim: from the second run on an epoch takes at most half the time it takes with the teacher; with the same
 seed the cached run ends with the weights of the live one, bit for bit (so with its accuracy); answers cost
 less than 100 bytes a picture and epoch. The teacher is trained first, on a tenth of the pictures for one
-epoch: how good it is makes no difference to what is measured. Live and cached runs take turns, one thread each.
+epoch: how good it is makes no difference to what is measured. Live and cached runs take turns, one thread
+each.
 Hardware: 2 CPU cores. Time: about 25 minutes.
 Command: ISOPATCH_DATA=... python -m benchmarks.distill_cache [--n 2] [--teacher timm:regnety_016]
 """
