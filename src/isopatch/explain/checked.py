@@ -126,7 +126,9 @@ def judged(
             lines.append((f"{name} {area.value:.2f}  (random {low:.2f} to {high:.2f})", not area.better))
             if not area.better:
                 fails.append(f"{name} no better than chance")
-    if mean is not None:
+    if mean is None and faithful is not None:
+        lines.append(("with shuffled weights: no finite map to compare", False))
+    elif mean is not None:
         lines.append((f"with shuffled weights: rank corr. {mean:.2f}", mean >= MOST_ALIKE))
         if mean >= MOST_ALIKE:
             fails.append(f"shuffled weights: same map ({mean:.2f})")
