@@ -126,7 +126,7 @@ def test_features_are_kept_and_never_mixed_up(
     assert third["features"]["computed"] == 359 and third["probes"] == first["probes"]
     assert "damaged (its content is not what was written)" in caplog.text
 
-    save_model(checkpoint.parent / "other", model_of("convmixer", CONVMIXER, seed=1))
+    save_model(checkpoint.parent / "other", model_of("convmixer", CONVMIXER, seed=1, classes=3))
     caplog.clear()
     other = api.probe("other", "digits", probes=["knn"], ks=[1], cache="kept")
     assert other["features"]["computed"] == 1797 and "are of other weights: computed anew" in caplog.text

@@ -23,7 +23,9 @@ from isopatch.nn.token_mlp import SpatialGate, TokenLinear, TokenMlp
 
 PER_BLOCK = 14
 BLOCKS = 16
-SOURCE = "Tolstikhin et al. 2021, figure 5; Touvron et al. 2021 (ResMLP), section 3; Liu et al. 2021, figure 3"
+SOURCE = (
+    "Tolstikhin et al. 2021, figure 5; Touvron et al. 2021 (ResMLP), section 3; Liu et al. 2021, figure 3"
+)
 
 
 class TokenMap(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from isopatch.explain.checked import judged
+from isopatch.explain.checked import judged, told_apart
 from isopatch.explain.gradcam import grad_cam_maps
 from isopatch.explain.randomised import MOST_ALIKE, ranks, shuffled, spearman
 from isopatch.explain.scores import (
@@ -160,3 +160,9 @@ def test_shuffled_models_that_make_no_map_are_said(plant: Make, red: Red) -> Non
     lines, fails, data = judged(faithful, [None, None, None], blank=False)
     assert lines[-1] == ("with shuffled weights: no finite map to compare", False)
     assert fails == () and data["randomised"]["passed"] is None
+
+
+def test_areas_that_differ_are_not_told_as_the_same() -> None:
+    assert told_apart(0.42, 0.36, 0.49) == ("0.42", "0.36", "0.49")
+    assert told_apart(0.18801, 0.1885, 0.1892) == ("0.1880", "0.1885", "0.1892")
+    assert told_apart(0.5, 0.5, 0.5) == ("0.50", "0.50", "0.50")  # of a picture of one colour

@@ -16,7 +16,7 @@ from PIL import Image
 from isopatch.data.open import open_data
 from isopatch.explain.contract import Shown
 from isopatch.explain.depths import seen_size
-from isopatch.explain.draw import Panel, canvas_of, draw_maps, overlay, scaled
+from isopatch.explain.draw import SIDE, TITLE, Panel, canvas_of, draw_maps, overlay, scaled
 from isopatch.explain.mosaic import draw_heads, mosaic
 from isopatch.explain.shown import cut_to, show, spread
 from isopatch.image.contract import InputContract
@@ -106,13 +106,15 @@ def test_what_fails_is_written_on_the_map() -> None:
     shown = show(coordinates(64, 64), "x", InputContract(height=16, width=16))
     values = np.arange(16, dtype=np.float32).reshape(4, 4)
 
-    def red_pixels(fails: bool) -> int:
+    def pixels(fails: bool) -> np.ndarray:
         panel = Panel("class token", values, lines=(("deletion 0.5", fails),))
         drawn = draw_maps(shown, "cat 90 %", [panel])
-        pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
-        return int(((pixels - [192, 57, 43]).__abs__().max(2) < 25).sum())
+        return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
 
-    assert red_pixels(True) > 2000 + red_pixels(False)
+    red = [int((np.abs(pixels(fails) - [192, 57, 43]).max(2) < 25).sum()) for fails in (False, True)]
+    assert red[1] > 2000 + red[0]
+    below = TITLE + SIDE  # the map itself is whole
+    assert np.array_equal(pixels(True)[:below], pixels(False)[:below])
 
 
 def test_heads_of_all_layers_stand_in_rows() -> None:
