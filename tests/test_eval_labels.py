@@ -106,6 +106,16 @@ def test_label_files_that_do_not_fit(imagenet: Path, content: str, message: str)
         evaluate_labels("model", "imagenet", "labels.json")
 
 
+def test_two_pictures_of_one_name_are_not_told_apart(imagenet: Path) -> None:
+    names = {file.name: [file.parent.name] for file in imagenet.rglob("*.png")}
+    Path("named.json").write_text(json.dumps(names))
+    evaluate_labels("model", "imagenet", "named.json")  # the control
+    paint(imagenet / "val" / WNIDS[0] / next(iter(names)), 99)
+    paint(imagenet / "val" / WNIDS[1] / next(iter(names)), 98)
+    with pytest.raises(UsageError, match="two pictures are called ILSVRC2012_val_"):
+        evaluate_labels("model", "imagenet", "named.json")
+
+
 def test_labels_that_have_no_number_to_go_by(imagenet: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         evaluate_labels("model", "imagenet", "none.json")

@@ -151,7 +151,13 @@ class _Reader:
         how: dict[str, Any],
     ) -> None:
         self._model, self._cache, self._how = model, cache, how
-        self._identity = {"weights": digest, "input": model.spec.input.to_json(), **identity}
+        built = {"architecture": model.spec.architecture, "arguments": dict(model.spec.arguments)}
+        self._identity = {
+            "weights": digest,
+            "model": built,  # the same weights behind another activation are other features
+            "input": model.spec.input.to_json(),
+            **identity,
+        }
         self.computed = 0
         self.kept: list[str] = []
 

@@ -20,6 +20,7 @@ from isopatch.image.names import printable
 from isopatch.kernels.use import use
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
+from isopatch.nn.stem import NormedPatchStem, PatchStem
 from isopatch.predict import require_device
 from isopatch.report.render import require_ours
 from isopatch.robustness.corruptions import KINDS, Corruption, corrupt
@@ -100,12 +101,15 @@ _ENDS = {"page": "html", "plot": "png", "json": "json"}
 
 
 def patch_grid(model: Classifier) -> tuple[int, int] | None:
-    """Return the grid of a model's patches where it cuts the picture into them, else None."""
-    patch = model.spec.arguments.get("patch_size")
+    """Return the grid of a model's patches where it cuts the whole picture into them, else None.
+
+    A stem of several convolutions looks across its cells, and a hybrid's patches are of a feature map.
+    """
+    stems = [part for part in model.modules() if isinstance(part, PatchStem | NormedPatchStem)]
     contract = model.spec.input
-    if not isinstance(patch, int) or patch < 1 or contract.height % patch or contract.width % patch:
+    if not stems or contract.height % stems[0].patch_size or contract.width % stems[0].patch_size:
         return None
-    return contract.height // patch, contract.width // patch
+    return contract.height // stems[0].patch_size, contract.width // stems[0].patch_size
 
 
 def examples(source: ImageSource, index: int, kinds: Sequence[Corruption], seed: int) -> dict[str, Any]:

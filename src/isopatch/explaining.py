@@ -17,10 +17,11 @@ from isopatch.data.sources.relabel import relabel
 from isopatch.errors import IsopatchError, UsageError, nearest
 from isopatch.evaluation import split_of
 from isopatch.explain.contract import Context, Figure, Shown
+from isopatch.explain.depths import seen_size
 from isopatch.explain.made import Made, make, require_finite
 from isopatch.explain.options import read_options
 from isopatch.explain.page import describe, write_files
-from isopatch.explain.shown import show, show_file, spread
+from isopatch.explain.shown import cut_to, show, show_file, spread
 from isopatch.explain.table import find
 from isopatch.image.contract import InputContract
 from isopatch.image.decode import DecodeError
@@ -91,6 +92,8 @@ def explain_checkpoint(
         find(what)  # a typing error is said before anything is loaded
     if len(compare) > MOST_COMPARED:
         raise UsageError(f"--compare: {len(compare)} models, at most {MOST_COMPARED} stand beside another")
+    if num_pictures < 0 or seed < 0:
+        raise UsageError(f"--pictures {num_pictures}, --seed {seed}: give 0 or more")
     if data is None and (split is not None or num_pictures):
         raise UsageError("--split and --pictures choose from --data: give that too")
     place = str(require_device(device))
@@ -105,10 +108,10 @@ def explain_checkpoint(
     if data is not None:
         chosen, labelled = _pictures_of(source, data, split, classes, notes)
         indices = spread(chosen, min(SAMPLE, len(chosen)), seed=seed)
-        sample = _prepared(chosen, indices, contract)
+        sample = _prepared(chosen, indices, model)
         labels = torch.tensor([int(chosen.labels[i]) for i in indices]) if labelled else None
         for other, key in zip(others, ("other_sample", "second_sample"), strict=False):
-            settings[key] = _prepared(chosen, indices, other.spec.input)
+            settings[key] = _prepared(chosen, indices, other)
         shown += [
             show(chosen.read(i), chosen.name(i), contract, label=int(chosen.labels[i]) if labelled else None)
             for i in spread(chosen, num_pictures, seed=seed)
@@ -124,7 +127,7 @@ def explain_checkpoint(
         model=model,
         name=names[0],
         classes=classes,
-        pictures=tuple(shown),
+        pictures=tuple(cut_to(one, *seen_size(model, contract.height, contract.width)) for one in shown),
         sample=sample,
         sample_labels=labels,
         other=others[0] if others else None,
@@ -205,8 +208,11 @@ def _pictures_of(
     return pictures, False
 
 
-def _prepared(pictures: ImageSource, indices: Sequence[int], contract: InputContract) -> torch.Tensor:
-    return torch.stack([prepare(pictures.read(index), contract) for index in indices])
+def _prepared(pictures: ImageSource, indices: Sequence[int], model: Classifier) -> torch.Tensor:
+    """Return pictures as they enter a model, without what its stem leaves out."""
+    contract: InputContract = model.spec.input
+    rows, cols = seen_size(model, contract.height, contract.width)
+    return torch.stack([prepare(pictures.read(index), contract)[:, :rows, :cols] for index in indices])
 
 
 def _class_index(name: str, classes: Sequence[str]) -> int:

@@ -107,6 +107,17 @@ def test_gram_matrices_are_those_of_the_features():
     torch.testing.assert_close(u_centred(grams(model, x)[0][1]), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_gram_matrices_in_pieces_are_the_whole(monkeypatch):
+    """Pieces of the features, one of which does not vary, and which alone say that another one does."""
+    from isopatch.explain import cka as module
+
+    values = torch.cat((torch.full((6, 4), 7.0), draw(6, 5, 2).float()), dim=1)
+    whole = module._gram(values)
+    monkeypatch.setattr(module, "PIECE", 3)
+    torch.testing.assert_close(module._gram(values), whole)
+    assert not module._gram(torch.full((6, 9), 7.0) + 1e-6 * draw(6, 9, 1).float()).any()
+
+
 def family(x, seeds, noise):
     """Layers that are a representation with noise of their own."""
     return gram_stack(*(x + noise * draw(*x.shape, seed) for seed in seeds), size=32)

@@ -84,10 +84,11 @@ def test_sgd_nears_the_unpenalised_minimum() -> None:
     assert not np.array_equal(other.weight, probes.weight)
 
 
-def test_probes_on_all_pictures() -> None:
+def test_probes_on_all_pictures(caplog: pytest.LogCaptureFixture) -> None:
     sets = Sets(*blobs(200, 0), *blobs(100, 1), num_classes=4)
     rows = [*ridge(sets, list(SETTINGS.values())), *logistic_regression(sets), *linear_sgd(sets)]
     rows += knn(sets, [1, 300, 5])
+    assert "knn: no k = [300], there are 200 training pictures" in caplog.text
     assert [row["setting"] for row in rows][-2:] == ["k = 1", "k = 5"]  # there are no 300 pictures
     for row in rows:
         assert row["top1"] == row["num_correct"] / 100 > 0.6
@@ -98,3 +99,19 @@ def test_probes_on_all_pictures() -> None:
     for choosing in (logistic_regression, linear_sgd):
         with pytest.raises(UsageError, match="too few to choose on"):
             choosing(tiny)
+
+
+def test_of_equally_similar_pictures_the_first_count() -> None:
+    """Copies of one picture with other labels: the answer must not depend on which other k are asked for."""
+    rng = np.random.default_rng(0)
+    train = np.repeat(rng.normal(size=(4, 6)), 250, axis=0)
+    labels = rng.integers(0, 5, 1000).astype(np.int64)
+    test = rng.normal(size=(50, 6))
+    nearest = (test / np.linalg.norm(test, axis=1, keepdims=True) @ train[::250].T
+               / np.linalg.norm(train[::250], axis=1)).argmax(1)  # fmt: skip
+    for ks in ([1], [1, 3], [3, 100, 1], [1, 251]):
+        found = neighbours.predict(train, labels, test, num_classes=5, ks=ks)
+        assert np.array_equal(found[1], labels[250 * nearest]), ks
+        if 3 in ks:
+            three = [np.bincount(labels[250 * i : 250 * i + 3], minlength=5).argmax() for i in nearest]
+            assert np.array_equal(found[3], three)

@@ -126,10 +126,19 @@ def test_features_are_kept_and_never_mixed_up(
     assert third["features"]["computed"] == 359 and third["probes"] == first["probes"]
     assert "damaged (its content is not what was written)" in caplog.text
 
-    save_model(checkpoint.parent / "other", model_of("convmixer", CONVMIXER, seed=1))
+    save_model(checkpoint.parent / "other", model_of("convmixer", CONVMIXER, seed=1, classes=3))
     caplog.clear()
     other = api.probe("other", "digits", probes=["knn"], ks=[1], cache="kept")
     assert other["features"]["computed"] == 1797 and "are of other weights: computed anew" in caplog.text
+    # The same weights behind another activation are another model, whose features are others.
+    save_model(
+        checkpoint.parent / "relu", model_of("convmixer", {**CONVMIXER, "activation": "relu"}, classes=3)
+    )
+    twin, own = load("relu"), load("model")
+    assert weights_digest(twin) == weights_digest(own)
+    caplog.clear()
+    other = api.probe("relu", "digits", probes=["knn"], ks=[1], cache="kept")
+    assert other["features"]["computed"] == 1797 and "are of other model: computed anew" in caplog.text
     caplog.clear()
     options: dict[str, Any] = {"cache": "kept", "precision": "bf16", "kernels": "plain"}
     again = api.probe("model", "digits", probes=["knn"], ks=[1], **options)

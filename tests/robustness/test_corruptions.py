@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from isopatch.data.open import open_data
+from isopatch.eval_robustness import patch_grid
+from isopatch.models.spec import build, make_spec
 from isopatch.robustness.corruptions import KINDS, LEVELS, corrupt
 from isopatch.robustness.views import Corrupted, shuffled, tilings
 
@@ -152,7 +154,7 @@ def test_a_damaged_split_is_a_source() -> None:
 
 def test_tiles_are_moved_whole() -> None:
     images = torch.arange(2 * 3 * 8 * 12, dtype=torch.float32).view(2, 3, 8, 12)
-    mixed = shuffled(images, [4, 9], 4, seed=0)
+    mixed = shuffled(images, [4, 9], (4, 4), seed=0)
 
     def tiles(x: torch.Tensor) -> list[tuple[float, ...]]:
         places = itertools.product(range(0, 8, 2), range(0, 12, 3))
@@ -160,17 +162,42 @@ def test_tiles_are_moved_whole() -> None:
 
     for before, after in zip(images, mixed, strict=True):
         assert sorted(tiles(before)) == sorted(tiles(after)) and tiles(before) != tiles(after)
-    assert torch.equal(mixed, shuffled(images, [4, 9], 4, seed=0))
-    alone = shuffled(images[1:], [9], 4, seed=0)
+    assert torch.equal(mixed, shuffled(images, [4, 9], (4, 4), seed=0))
+    alone = shuffled(images[1:], [9], (4, 4), seed=0)
     assert torch.equal(alone[0], mixed[1])  # its order is its own, whatever batch it is in
-    assert not torch.equal(mixed, shuffled(images, [4, 9], 4, seed=1))
-    assert torch.equal(shuffled(images, [4, 9], 1, seed=0), images)  # one tile: the control
+    assert not torch.equal(mixed, shuffled(images, [4, 9], (4, 4), seed=1))
+    assert torch.equal(shuffled(images, [4, 9], (1, 1), seed=0), images)  # one tile: the control
+    rows = shuffled(images, [4, 9], (4, 1), seed=0)  # tiles as wide as the picture: rows change places alone
+    for before, after in zip(images, rows, strict=True):
+        strips = [
+            sorted(tuple(x[:, r : r + 2].flatten().tolist()) for r in range(0, 8, 2)) for x in (before, after)
+        ]
+        assert strips[0] == strips[1]
+    assert not torch.equal(rows, images)
     with pytest.raises(ValueError, match="5x5 tiles do not divide 8x12"):
-        shuffled(images, [4, 9], 5, seed=0)
+        shuffled(images, [4, 9], (5, 5), seed=0)
 
 
 def test_which_tiles() -> None:
-    assert tilings(32, 32, (8, 8)) == [2, 4, 8, 16]
-    assert tilings(224, 224, (14, 14)) == [2, 4, 8, 14, 16]
-    assert tilings(8, 8) == [2, 4] and tilings(8, 12) == [2, 4] and tilings(7, 7) == []
-    assert tilings(30, 60, (5, 10)) == [2]
+    def square(*sides: int) -> list[tuple[int, int]]:
+        return [(side, side) for side in sides]
+
+    assert tilings(32, 32, (8, 8)) == square(2, 4, 8, 16)
+    assert tilings(224, 224, (14, 14)) == square(2, 4, 8, 14, 16)
+    assert tilings(8, 8) == square(2, 4) == tilings(8, 12) and tilings(7, 7) == []
+    assert tilings(30, 60, (5, 10)) == [(2, 2), (5, 10)]  # a model's patches need not be a square
+    assert tilings(8, 16, (8, 16)) == square(2, 4) and tilings(8, 8, (1, 1)) == square(2, 4)
+
+
+def test_which_patches() -> None:
+    """Where the stem cuts the whole picture into patches; not of a hybrid, whose patch size is of a map."""
+
+    def grid(name: str, **arguments: object) -> tuple[int, int] | None:
+        spec = make_spec(name, {"dim": 8, "depth": 1, "num_classes": 2, **arguments})
+        return patch_grid(build(spec))
+
+    assert grid("convmixer", kernel_size=3, patch_size=4, image_size=(8, 16)) == (2, 4)
+    assert grid("convmixer", kernel_size=3, patch_size=7, image_size=16) is None
+    hybrid = {"num_heads": 2, "patch_size": 2, "image_size": 32}
+    assert grid("vit_tiny_r_s16_p8_224", **hybrid) is None
+    assert grid("bench", **hybrid, stem="overlap") is None and grid("bench", **hybrid) == (16, 16)

@@ -63,7 +63,7 @@ def test_the_suite_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -
         for level in row["levels"]:
             assert level["drop"] == pytest.approx(document["clean_sample"]["top1"] - level["top1"])
             assert level["drop_interval"][0] < level["drop"] < level["drop_interval"][1]
-    assert [row["tiles"] for row in document["shuffled"]] == [2, 4]
+    assert [row["tiles"] for row in document["shuffled"]] == [[2, 2], [4, 4]]
     assert [row["patches"] for row in document["shuffled"]] == [False, True]
     assert document["shuffled"][1]["top1"] < document["clean_sample"]["top1"]
     recalls = [row["recall"] for row in document["classes"]]
@@ -119,6 +119,7 @@ def test_a_model_that_sums_its_patches_loses_nothing_by_their_order(tmp_path: Pa
         save_model(tmp_path / f"k{kernel}", model.eval())
         found = api.robustness(tmp_path / f"k{kernel}", "digits", kinds=[], out=tmp_path / f"out{kernel}")
         assert found["corruptions"] == [] and found["summary"]["mean_top1"] is None
+        assert {row["damaged_recall"] for row in found["classes"]} == {None}  # nothing was damaged
         (patches,) = [row for row in found["shuffled"] if row["patches"]]
         shares[kernel] = (found["clean_sample"]["confidence"], patches["confidence"], patches["drop"])
     assert shares[1][0] == pytest.approx(shares[1][1], abs=1e-6) and shares[1][2] == 0

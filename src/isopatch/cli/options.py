@@ -95,7 +95,9 @@ def add_explain(explain: Any) -> None:
     explain.add_argument("--seed", type=count(0), default=0, metavar="N", help="of samples and checks")
     explain.settings_under = ("model.", *PREFIXES)
     explain.epilog = "options of explanations, with their defaults:\n" + "\n".join(
-        f"  --{name} {_shown(option.default)}: {option.about}" for name, option in OPTIONS.items()
+        f"  --{name} {_shown(option.default)}: {option.about}"
+        + (f"; {', '.join(option.choices)}" if option.choices else "")
+        for name, option in OPTIONS.items()
     )
 
 

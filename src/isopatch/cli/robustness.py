@@ -57,7 +57,7 @@ def text(document: Mapping[str, Any]) -> str:
     for row in document["shuffled"]:
         own = " (its patches)" if row["patches"] else ""
         lines.append(
-            f"{row['tiles']} x {row['tiles']} tiles shuffled{own}: {_percent(row['top1'])} "
+            f"{row['tiles'][0]} x {row['tiles'][1]} tiles shuffled{own}: {_percent(row['top1'])} "
             f"({_interval(row['interval'])})"
         )
     before, after = calibration["before"], calibration["after"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,14 @@ def read_label_sets(file: Path, source: ImageSource, classes: Sequence[str]) -> 
         return [table.numbers(held[_place(file, source.name(i), held)], i) for i in range(len(source))]
     if isinstance(held, dict):
         sets = []
-        for index in range(len(source)):
-            name = os.path.basename(source.name(index))
+        names = [os.path.basename(source.name(index)) for index in range(len(source))]
+        twice = next((name for name, number in Counter(names).items() if number > 1), None)
+        if twice is not None:
+            raise UsageError(
+                f"--labels {file}: two pictures are called {twice}, and entries are found by that name; "
+                f"give every picture a name of its own"
+            )
+        for index, name in enumerate(names):
             if name not in held:
                 raise UsageError(
                     f"--labels {file}: has no entry for {name}{nearest(name, list(held)[:2000])}"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 from isopatch.nn.skeleton import Isotropic
@@ -104,5 +105,7 @@ def prefix_of(model: Classifier) -> tuple[str, ...]:
 
 
 def without_attention(model: Classifier) -> str | None:
-    """Say that a model has no attention; None where it has."""
+    """Say that a model has no attention, or none that can be read; None where it has."""
+    if isinstance(model, External):
+        return "is another library's, whose attention is not known here"
     return None if attentions(model) else "has no attention"

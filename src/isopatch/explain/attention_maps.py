@@ -12,12 +12,15 @@ from isopatch.nn.classifier import Classifier
 
 
 def attention_maps(model: Classifier, x: Tensor, targets: Tensor, options: Options) -> list[Heat]:
-    """The mean over heads of one layer's attention (option attention.layer, from 1; 0 is the last)."""
+    """The mean over heads of one layer's attention (option attention.layer; 0 is the last).
+
+    Layers that have attention are counted from 1, as the figure of all heads numbers them.
+    """
     wanted = options.get("attention.layer", 0)
     found, count = None, 0
     for layer in attended_layers(model, x):
         count += 1
-        if wanted in (0, layer.layer + 1):
+        if wanted in (0, count):
             found = layer
     if found is None:
         raise UsageError(f"attention.layer {wanted}: the model has {count} layers with attention")

@@ -123,10 +123,13 @@ def judged(
     else:
         for name, area in (("deletion", faithful.deletion), ("insertion", faithful.insertion)):
             low, high = min(area.random), max(area.random)
-            lines.append((f"{name} {area.value:.2f}  (random {low:.2f} to {high:.2f})", not area.better))
+            value, least, most = told_apart(area.value, low, high)
+            lines.append((f"{name} {value}  (random {least} to {most})", not area.better))
             if not area.better:
                 fails.append(f"{name} no better than chance")
-    if mean is not None:
+    if mean is None and faithful is not None:
+        lines.append(("with shuffled weights: no finite map to compare", False))
+    elif mean is not None:
         lines.append((f"with shuffled weights: rank corr. {mean:.2f}", mean >= MOST_ALIKE))
         if mean >= MOST_ALIKE:
             fails.append(f"shuffled weights: same map ({mean:.2f})")
@@ -142,9 +145,18 @@ def judged(
     )
 
 
+def told_apart(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """Return an area and the range of random ones with as many digits as tell them apart, 2 to 6."""
+    for digits in range(2, 7):
+        shown = (f"{value:.{digits}f}", f"{low:.{digits}f}", f"{high:.{digits}f}")
+        if len(set(shown)) == 3:
+            return shown
+    return f"{value:.2f}", f"{low:.2f}", f"{high:.2f}"
+
+
 def said(context: Context, shown: Shown, target: int, probability: float) -> str:
     """Say what is explained: the class and its probability, and the true one where it is another."""
-    text = f"{context.classes[target]} {100 * probability:.0f} %"
+    text = f"{context.classes[target]}: {100 * probability:.0f} %"  # a class may be called 8
     wrong = shown.label is not None and shown.label != target
     return f"{text}, is {context.classes[shown.label]}" if wrong and shown.label is not None else text
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from isopatch.nn.classifier import Classifier, Features
 
 BATCH = 64  # halves of smaller minibatches scatter more than they should
+PIECE = 2**16  # features at a time in float64
 LEAST = 4  # pictures of a minibatch: HSIC_1 divides by n - 3
 Grams = list[Tensor]  # one (L, n, n) per minibatch, float64 on the CPU
 Read = Callable[[Features], Tensor]  # features of a layer -> (B, D)
@@ -124,8 +125,13 @@ def half_samples(grams: Sequence[Grams], count: int, seed: int) -> list[Grams]:
 
 
 def _gram(values: Tensor) -> Tensor:
-    centred = values.double() - values.double().mean(dim=0)
+    """X X^T of centred X (n, D) in float64, a piece of D at a time: a large map has millions of numbers."""
+    gram = torch.zeros(len(values), len(values), dtype=torch.float64, device=values.device)
+    most = gram.new_zeros(())
+    for piece in torch.split(values, PIECE, dim=1):
+        centred = piece.double()
+        centred = centred - centred.mean(dim=0)
+        most = torch.maximum(most, centred.abs().amax())
+        gram += centred @ centred.T
     # Rows that differ by rounding alone (constant pictures) are the same row.
-    rounding = 1e-6 * values.double().abs().amax()
-    centred = torch.where(centred.abs().amax() > rounding, centred, 0.0)
-    return centred @ centred.T
+    return torch.where(most > 1e-6 * values.abs().amax(), gram, 0.0)

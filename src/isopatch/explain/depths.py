@@ -13,6 +13,7 @@ from isopatch.nn.layout import Grid
 from isopatch.nn.pyramid import Pyramid, Stage
 from isopatch.nn.skeleton import Isotropic
 from isopatch.nn.staged import Staged
+from isopatch.nn.stem import PatchStem
 
 
 def blocks_of(model: Classifier) -> list[nn.Module]:
@@ -25,6 +26,19 @@ def blocks_of(model: Classifier) -> list[nn.Module]:
     if isinstance(model, Staged):
         return list(chain.from_iterable(stage.children() for stage in model.stages))
     return []
+
+
+def seen_size(model: Classifier, height: int, width: int) -> Grid:
+    """Return how many of a picture's rows and columns the model reads, from the upper left corner.
+
+    A ConvMixer's stem leaves out what fills no patch: of 32 pixels and patches of 7 it reads 28. Cells of a
+    map that were stretched over all 32 would lie beside the patches they stand for.
+    """
+    for module in model.modules():
+        if isinstance(module, PatchStem) and not module.exact:
+            side = module.patch_size
+            return height // side * side, width // side * side
+    return height, width
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from isopatch.explain.parts import Seen, look, mixing_parts
 from isopatch.explain.reach import Reach, matrix_distance, reach_of, uniform_distance
 from isopatch.explain.samples import other_sample
 from isopatch.explain.tensors import batches
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.token_mixers import Attention
 from isopatch.report.plots import GRID, SERIES
@@ -107,12 +108,22 @@ def make(context: Context) -> list[Figure]:
         Figure(
             name="distance",
             title="How far each layer looks",
-            caption=how + _HOW.format(unit=_units(models)) + note,
+            caption=how + _HOW.format(unit=_units(models)) + _left_out(context) + note,
             svg=_drawn(models),
             data={name: [_told(layer) for layer in layers] for name, layers in models},
             warning=_undefined(models),
         )
     ]
+
+
+def _left_out(context: Context) -> str:
+    """Say whose parts without convolutions are not known."""
+    names = [
+        name
+        for model, name in ((context.model, context.name), (context.other, context.other_name))
+        if isinstance(model, External)
+    ]
+    return f" Of {' and '.join(names)}, another library's, convolutions alone are read." if names else ""
 
 
 def _drawn(models: list[tuple[str, list[Layer]]]) -> str:

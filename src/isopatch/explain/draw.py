@@ -19,7 +19,7 @@ from isopatch.explain.lettering import INK, as_png, fitted, font, paste, sheet
 
 SIDE = 352  # pixels of a drawn picture's longer side
 LEAST_COLUMN = 340  # for the scores below a map
-TITLE, LINE, GAP, MARGIN = 40, 23, 40, 16
+TITLE, LINE, GAP, MARGIN, MARK = 40, 23, 40, 16, 26
 MOST_ELONGATED = 4.0  # a longer strip is drawn as the square that the model sees
 WARNING = "#c0392b"
 
@@ -89,7 +89,8 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
     height, width = canvas.shape[:2]
     column = max(width, LEAST_COLUMN)
     lines = max((len(panel.lines) for panel in panels), default=0)
-    foot = LINE * lines + (GAP if lines else MARGIN)
+    mark = MARK if any(fails for panel in panels for _, fails in panel.lines) else 0
+    foot = mark + LINE * lines + (GAP if lines else MARGIN)
     image, draw = sheet(2 * MARGIN + column + (column + GAP) * len(panels), TITLE + height + foot)
     draw.text((MARGIN, TITLE // 2), fitted(heading, 19, column), INK, font(19), anchor="lm")
     paste(image, canvas, MARGIN, TITLE)
@@ -99,7 +100,7 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
         draw.text((left, TITLE // 2), fitted(panel.name, 19, column), INK, font(19), anchor="lm")
         paste(image, overlay(canvas, box, panel.values, signed=panel.signed), left, TITLE)
         for row, (line, fails) in enumerate(panel.lines):
-            place = (left, TITLE + height + LINE * row + 8)
+            place = (left, TITLE + height + mark + LINE * row + 8)
             draw.text(place, fitted(line, 15, column), WARNING if fails else INK, font(15), anchor="la")
         if any(fails for _, fails in panel.lines):
             _mark(draw, left, TITLE + height, width)
@@ -117,7 +118,10 @@ def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], shape: t
 
 
 def _mark(draw: ImageDraw.ImageDraw, left: int, bottom: int, width: int) -> None:
-    """Write onto a map that it should not be believed; why stands in red below it."""
-    draw.rectangle((left, bottom - 26, left + width - 1, bottom - 1), fill=WARNING)
-    place = (left + width / 2, bottom - 13)
+    """Write under a map, touching it, that it should not be believed; why stands in red below.
+
+    Not over it: of a flat picture or a coarse grid that would hide the lowest cells.
+    """
+    draw.rectangle((left, bottom, left + width - 1, bottom + MARK - 1), fill=WARNING)
+    place = (left + width / 2, bottom + MARK / 2)
     draw.text(place, fitted("NOT RELIABLE HERE", 15, width - 8), "white", font(15), anchor="mm")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from isopatch.explain.depths import patch_cells
-from isopatch.explain.heat import Heat, Options, mean_colour
+from isopatch.explain.heat import BATCH, Heat, Options, mean_colour
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
 
@@ -34,7 +34,7 @@ def attributions(model: Classifier, x: Tensor, targets: Tensor, *, steps: int = 
 
     with torch.enable_grad():
         found: Tensor = IntegratedGradients(model).attribute(
-            x, baselines=mean_colour(x), target=targets, n_steps=steps, internal_batch_size=64
+            x, baselines=mean_colour(x), target=targets, n_steps=steps, internal_batch_size=max(BATCH, len(x))
         )
     return found.detach().float()
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from isopatch.explain.contract import Context, Figure
+from isopatch.explain.depths import blocks_of
 from isopatch.explain.drawing import chart, plain, ramp, sheet, signed, spread
-from isopatch.explain.parts import blocks_of, is_depthwise
+from isopatch.explain.parts import is_depthwise
 from isopatch.explain.tensors import as_numbers
 from isopatch.nn.classifier import Classifier
 

@@ -14,6 +14,7 @@ from isopatch.explain.depths import patch_cells
 from isopatch.explain.heat import Heat, Options, log_probabilities, mean_colour
 from isopatch.nn.classifier import Classifier
 
+ROUNDING = 1e-5  # of log p in float32, of models whose logits are tens
 AT_ONCE = 64  # covered pictures in a batch
 LEAST_WINDOW = 16  # windows a side that the default size stays below, however fine the model's grid is
 
@@ -66,4 +67,6 @@ def _drops(model: Classifier, picture: Tensor, target: int, covers: Tensor) -> T
         log_probabilities(model, torch.where(part[:, None], fill, picture[None]))[:, target]
         for part in torch.split(covers, AT_ONCE)
     ]
-    return plain - torch.cat(parts)
+    drops = plain - torch.cat(parts)
+    # A window over its own colour changes nothing: what is left is rounding, and no map.
+    return torch.where(drops.abs() > ROUNDING, drops, 0.0)

@@ -8,14 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from isopatch.explain.depths import blocks_of
 from isopatch.models.cycle_mlp import CycleMixer
 from isopatch.models.vision_permutator import PermuteMixer
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.fixed_mixers import IdentityMixer, PoolMixer, RandomMixer
 from isopatch.nn.layout import Grid
-from isopatch.nn.pyramid import Pyramid
-from isopatch.nn.skeleton import Isotropic
-from isopatch.nn.staged import Staged
 from isopatch.nn.token_mixers import Attention
 from isopatch.nn.token_mlp import SpatialGate, TokenLinear, TokenMlp
 
@@ -42,17 +40,6 @@ class Seen(NamedTuple):
     reads: Grid
     prefix: int
     cell: tuple[float, float]
-
-
-def blocks_of(model: Classifier) -> list[nn.Module]:
-    """Return the blocks in order; none of another library's model, which has no blocks of ours."""
-    if isinstance(model, Isotropic):
-        return list(model.blocks)
-    if isinstance(model, Pyramid):
-        return [block for stage in model.stages for block in _held(stage.blocks)]
-    if isinstance(model, Staged):
-        return [block for stage in model.stages for block in _held(stage)]
-    return []
 
 
 def mixing_parts(model: Classifier) -> list[Part]:
@@ -100,7 +87,7 @@ def look(model: Classifier, parts: list[Part], x: Tensor) -> dict[nn.Module, See
             assert isinstance(given, tuple)
             grid = reads = given
             prefix = tokens.shape[1] - grid[0] * grid[1]
-        # Rounded: a ConvMixer leaves out what fills no patch, which is no part of a cell.
+        # Rounded: what fills no patch is no part of a cell; `depths.seen_size` cuts it off beforehand.
         cell = tuple(float(max(round(s / g), 1)) for s, g in zip(x.shape[2:], reads, strict=True))
         seen[part] = Seen(grid, reads, prefix, (cell[0], cell[1]))
 
@@ -122,8 +109,3 @@ def _mixing(module: nn.Module) -> Iterator[nn.Module]:
         return
     for child in module.children():
         yield from _mixing(child)
-
-
-def _held(blocks: object) -> Iterator[nn.Module]:
-    assert isinstance(blocks, nn.ModuleList | nn.Sequential)
-    yield from blocks

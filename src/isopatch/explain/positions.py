@@ -24,6 +24,7 @@ from isopatch.explain.places import (
     relative_biases,
 )
 from isopatch.explain.waves import ALPHA, DEALS, SINE_FROM, Waves, find_waves
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.report.plots import SERIES
 
@@ -36,6 +37,8 @@ SOURCE = "Dosovitskiy et al. 2020, figure 7 (centre), appendix D.4"
 
 def missing(model: Classifier) -> str | None:
     """Say why a model has no positions to look at."""
+    if isinstance(model, External):
+        return "is another library's, whose positions are not known here"
     if position_table(model) is None and relative_biases(model) is None:
         return "has no positions: no table, no sine-cosine code, no relative biases"
     return None

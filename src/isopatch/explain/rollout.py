@@ -12,7 +12,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from isopatch.explain.attention import attended_layers, attentions, prefix_of, projected, weights_of
+from isopatch.explain.attention import (
+    attended_layers,
+    attentions,
+    prefix_of,
+    projected,
+    weights_of,
+    without_attention,
+)
 from isopatch.explain.heat import Heat, Options, target_logits
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid
@@ -50,13 +57,18 @@ def rollout(
 
 
 def fused(weights: Tensor, *, fusion: Fusion, discard: float, prefix: int) -> Tensor:
-    """Return one matrix (B, N, N) of the heads' weights (B, h, N, N), its rows summing to one."""
+    """Return one matrix (B, N, N) of the heads' weights (B, h, N, N), its rows summing to one.
+
+    Where no place has weight in every head, `min` leaves nothing of a row: it stays with itself.
+    """
     joined: Tensor = getattr(weights, {"mean": "mean", "max": "amax", "min": "amin"}[fusion])(dim=1)
     drop = int(discard * (joined.shape[-1] - prefix))
     if drop:
         smallest = joined[:, :, prefix:].topk(drop, dim=-1, largest=False).indices + prefix
         joined = joined.scatter(-1, smallest, 0.0)
-    return joined / joined.sum(-1, keepdim=True)
+    total = joined.sum(-1, keepdim=True)
+    own = torch.eye(joined.shape[-1], device=joined.device).expand_as(joined)
+    return torch.where(total > 0, joined / total, own)
 
 
 def read_rows(model: Classifier, matrix: Tensor, grid: Grid) -> list[Heat]:
@@ -154,8 +166,9 @@ def _grid(model: Classifier, x: Tensor) -> Grid:
 
 def without_rollout(model: Classifier) -> str | None:
     """Say why attention cannot be followed through all layers of a model; None where it can."""
-    if not attentions(model):
-        return "has no attention"
+    missing = without_attention(model)
+    if missing is not None:
+        return missing
     if isinstance(model, Pyramid):
         return "has another grid in each stage, rollout multiplies matrices of one size"
     if not isinstance(model, Isotropic) or len(attentions(model)) != len(model.blocks):

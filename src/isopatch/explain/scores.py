@@ -31,25 +31,32 @@ MOST_CELLS = 16  # a side; a finer map is averaged to it
 
 @dataclass(frozen=True)
 class Area:
-    """One area under a curve, and those of the random orders. better: whether it beats all of them."""
+    """One area under a curve, and those of the random orders. low: whether low is good, as of deletion."""
 
     value: float
     curve: tuple[float, ...]
     random: tuple[float, ...]
-    better: bool
+    low: bool
+
+    @property
+    def best(self) -> float:
+        """The best of the random orders."""
+        return min(self.random) if self.low else max(self.random)
+
+    @property
+    def better(self) -> bool:
+        """Whether it beats all of them, by more than rounding."""
+        return (self.best - self.value if self.low else self.value - self.best) > 1e-6
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "area": round(self.value, 4),
             "random_mean": round(sum(self.random) / len(self.random), 4),
-            "random_best": round(self._best(), 4),
+            "random_best": round(self.best, 4),
             "curve": [round(point, 4) for point in self.curve],
             "passed": self.better,
         }
-
-    def _best(self) -> float:
-        return min(self.random) if self.value <= sum(self.random) / len(self.random) else max(self.random)
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Scorer:
         random = tuple(area(curve) for curve in self._random[grid])
         deletion, insertion = area(away), area(back)
         return Faithful(
-            Area(deletion, tuple(away), random, deletion < min(random) - 1e-6),
-            Area(insertion, tuple(reversed(back)), random, insertion > max(random) + 1e-6),
+            Area(deletion, tuple(away), random, low=True),
+            Area(insertion, tuple(reversed(back)), random, low=False),
         )
 
     def _curves(self, orders: Sequence[Tensor], grid: Grid) -> list[list[float]]:

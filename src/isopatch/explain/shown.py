@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,24 @@ def show(image: Image.Image, name: str, contract: InputContract, *, label: int |
         label=label,
         original=np.array(original),
         box=seen_box(*image.size, contract),
+    )
+
+
+def cut_to(shown: Shown, height: int, width: int) -> Shown:
+    """Return a picture without what lies below and right of the first `height` rows and `width` columns.
+
+    The part that was left out counts as not seen (`box`).
+    """
+    rows, cols = shown.tensor.shape[2:]
+    if (rows, cols) == (height, width):
+        return shown
+    left, top, right, bottom = (0.0, 0.0, 1.0, 1.0) if shown.box is None else shown.box
+    return replace(
+        shown,
+        image=shown.image[:height, :width],
+        tensor=shown.tensor[:, :, :height, :width],
+        original=shown.image if shown.original is None else shown.original,
+        box=(left, top, left + (right - left) * width / cols, top + (bottom - top) * height / rows),
     )
 
 

@@ -17,6 +17,7 @@ from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples, layer_b
 from isopatch.explain.contract import Context, Figure, TooLittle
 from isopatch.explain.drawing import chart, heat_map, key_of, plain
 from isopatch.explain.samples import other_sample
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.skeleton import Isotropic
 from isopatch.report.plots import SERIES
@@ -60,6 +61,8 @@ def any_model(model: Classifier) -> str | None:
 
 def two_tokens(model: Classifier) -> str | None:
     """Say why a model has no two tokens to compare."""
+    if isinstance(model, External):
+        return "is another library's, whose tokens are not known here"
     both = isinstance(model, Isotropic) and model.num_prefix == 2
     return None if both else "has no distillation token beside a class token"
 
@@ -159,7 +162,8 @@ def _verdict(context: Context, own: Grams, others: list[tuple[str, Grams, str]])
         name="nearer",
         title=f"Nearer to {first} or to {second}?",
         caption=f"{sentence} For every depth the similarity with the layer of the reference that is most "
-        f"like it; the interval comes from {HALVES} random halves of the {_count(own)} pictures.",
+        f"like it; the interval comes from {HALVES} random halves of the {_count(own)} pictures "
+        "and covers them alone: another training of any of the three may say otherwise.",
         svg=chart(draw, title="Nearer to which", legend=True),
         data={
             "references": [first, second],
@@ -181,7 +185,7 @@ def say(result: Nearer, name: str, first: str, second: str) -> str:
         f"95 % interval {result.low:+.3f} to {result.high:+.3f}"
     )
     if not result.decided:
-        return f"Not decided: {name} is about as like {first} as {second} ({numbers})."
+        return f"Not decided: {name} may be more like {first} or more like {second} ({numbers})."
     winner, loser = (first, second) if result.difference > 0 else (second, first)
     return f"{name} is more like {winner} than {loser} ({numbers}; {first} minus {second})."
 

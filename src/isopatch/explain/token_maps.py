@@ -1,7 +1,7 @@
 """The weights over places of MLP-Mixer, ResMLP and gMLP as pictures of the grid.
 
 N = rows * cols places. Tolstikhin et al. 2021, figure 5 (rows of the token MLP's first layer); Touvron et al.
-2021 (ResMLP), figure 4, and Liu et al. 2021 (gMLP), figure 3 (one row per place that is written).
+2021 (ResMLP), section 3, and Liu et al. 2021 (gMLP), figure 3 (one row per place that is written).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import plain, sheet, signed, spread
 from isopatch.explain.parts import mixing_parts
 from isopatch.explain.tensors import as_numbers
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.fixed_mixers import RandomMixer
 from isopatch.nn.layout import Grid
@@ -22,7 +23,9 @@ from isopatch.nn.token_mlp import SpatialGate, TokenLinear, TokenMlp
 
 PER_BLOCK = 14
 BLOCKS = 16
-SOURCE = "Tolstikhin et al. 2021, figure 5; Touvron et al. 2021 (ResMLP), figure 4; Liu et al. 2021, figure 3"
+SOURCE = (
+    "Tolstikhin et al. 2021, figure 5; Touvron et al. 2021 (ResMLP), section 3; Liu et al. 2021, figure 3"
+)
 
 
 class TokenMap(NamedTuple):
@@ -37,6 +40,8 @@ class TokenMap(NamedTuple):
 
 def missing(model: Classifier) -> str | None:
     """Say why a model has no such maps."""
+    if isinstance(model, External):
+        return "is another library's, whose weights over places are not known here"
     return None if token_maps(model) else "has no weights over places (no token-MLP, token-linear, gate)"
 
 

@@ -1,8 +1,9 @@
 """Features kept on disk, so that another probe of the same weights and pictures runs no model.
 
 One safetensors file for a split: `features` (M, C) float32, and in its metadata the fingerprint of what they
-are (weights, pictures, preprocessing, precision) and the digest of their bytes. The file's name has the
-fingerprint's digest in it, so features of other weights or data lie beside each other and are never mixed up.
+are (weights, model, pictures, preprocessing, precision) and the digest of their bytes. The file's name has
+the fingerprint's digest in it, so features of other weights or data lie beside each other and are never mixed
+up.
 """
 
 from __future__ import annotations

@@ -84,6 +84,9 @@ def knn(sets: Sets, ks: Sequence[int]) -> list[Row]:
         raise UsageError(
             f"--probe-k {min(ks)}: there are {len(sets.train)} training pictures; give a smaller k"
         )
+    left_out = [k for k in dict.fromkeys(ks) if k > len(sets.train)]
+    if left_out:
+        log.warning("knn: no k = %s, there are %d training pictures", left_out, len(sets.train))
     predicted = neighbours.predict(
         sets.train, sets.train_labels, sets.test, num_classes=sets.num_classes, ks=possible
     )

@@ -161,7 +161,7 @@ def _charts(document: Mapping[str, Any]) -> list[Chart]:
 def _shuffled(document: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
     return [
         (
-            f"{row['tiles']} x {row['tiles']}{' (its patches)' if row['patches'] else ''}",
+            f"{row['tiles'][0]} x {row['tiles'][1]}{' (its patches)' if row['patches'] else ''}",
             f"{row['tile'][0]} x {row['tile'][1]}",
             percent(row["top1"]),
             _interval(row["interval"]),
@@ -173,7 +173,8 @@ def _shuffled(document: Mapping[str, Any]) -> list[tuple[str, str, str, str, str
 
 def _shuffled_chart(document: Mapping[str, Any]) -> Chart | None:
     rows = document["shuffled"]
-    x = np.array([1.0, *(row["tiles"] for row in rows)])
+    # Of tiles that are not as many across as down the mean (geometric), so that their number orders them.
+    x = np.array([1.0, *(float(np.sqrt(np.prod(row["tiles"]))) for row in rows)])
     y = np.array([document["clean_sample"]["top1"], *(row["top1"] for row in rows)])
     lines = [
         Line("top-1", x, y, SERIES[0], points=True),

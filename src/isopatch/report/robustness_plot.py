@@ -82,7 +82,7 @@ def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
     )  # fmt: skip
     names = [
         "as it is",
-        *(f"{r['tiles']} x {r['tiles']}{chr(10) + 'its patches' * r['patches']}" for r in rows),
+        *(f"{r['tiles'][0]} x {r['tiles'][1]}{chr(10) + 'its patches' * r['patches']}" for r in rows),
     ]
     axes.set_xticks(x, names)
     _percent_axis(axes)

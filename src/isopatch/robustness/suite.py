@@ -61,10 +61,10 @@ def run_suite(
         same for every kind and level; 0 takes all. Clean figures and calibration are of the whole split.
     patch_grid: see `views.tilings`.
     Keys: num_images, damaged_images, seed, clean (scalars of `MetricAccumulator`, interval), clean_sample
-    (a row), corruptions (name, group, what, levels: rows), shuffled (rows with tiles, tile, patches),
-    summary, calibration (`calibration.calibrate`), classes (weakest first). A row has num_correct, top1,
-    interval (Wilson), nll, ece, confidence (mean) and, where something was done to the pictures, drop (of
-    top-1 against the same pictures clean) and drop_interval (`paired_drop`).
+    (a row), corruptions (name, group, what, levels: rows), shuffled (rows with tiles, tile and
+    patches; tiles: [down, across]), summary, calibration (`calibration.calibrate`), classes (weakest first).
+    A row has num_correct, top1, interval (Wilson), nll, ece, confidence (mean) and, where something was done
+    to the pictures, drop (of top-1 against the same pictures clean) and drop_interval (`paired_drop`).
     """
     source, labels = who.source, who.source.labels
     log.info("robustness: %d clean pictures", len(source))
@@ -99,7 +99,9 @@ def run_suite(
         "summary": summary(rows, float(before.mean())),
         "shuffled": _shuffles(who, sample, truth, before, seed, patch_grid),
         "calibration": calibration,
-        "classes": _weak_classes(counted, source.classes, truth, damaged_hits / max(1, len(kinds) * 5)),
+        "classes": _weak_classes(
+            counted, source.classes, truth, damaged_hits / (len(kinds) * len(LEVELS)) if kinds else None
+        ),
     }
 
 
@@ -179,14 +181,14 @@ def _shuffles(
     contract = who.model.spec.input
     rows = []
     for tiles in tilings(contract.height, contract.width, patch_grid):
-        log.info("robustness: %d x %d tiles shuffled", tiles, tiles)
+        log.info("robustness: %d x %d tiles shuffled", *tiles)
         change = partial(shuffled, tiles=tiles, seed=seed)
         logits = who.measure(who.source, indices=sample, change=change)
         rows.append(
             {
-                "tiles": tiles,
-                "tile": [contract.height // tiles, contract.width // tiles],
-                "patches": patch_grid == (tiles, tiles),
+                "tiles": list(tiles),
+                "tile": [contract.height // tiles[0], contract.width // tiles[1]],
+                "patches": patch_grid == tiles,
                 **row_of(logits, truth, before),
             }
         )
@@ -194,9 +196,13 @@ def _shuffles(
 
 
 def _weak_classes(
-    counted: MetricAccumulator, names: Sequence[str], truth: Labels, damaged: NDArray[np.float64]
+    counted: MetricAccumulator, names: Sequence[str], truth: Labels, damaged: NDArray[np.float64] | None
 ) -> list[dict[str, Any]]:
-    """Every class with pictures, by recall, the weakest first; damaged_recall over all kinds and levels."""
+    """Every class with pictures, by recall, the weakest first.
+
+    damaged: of each sampled picture the share of kinds and levels it was right in, None where there were
+    none; damaged_recall: its mean over a class.
+    """
     rows = []
     for number, row in enumerate(counted.per_class(tuple(names))):
         if not row["support"]:
@@ -207,7 +213,9 @@ def _weak_classes(
             {
                 **{key: row[key] for key in ("name", "support", "recall", "precision")},
                 "interval": list(wilson(hits, row["support"])),
-                "damaged_recall": float(damaged[members].mean()) if members.any() else None,
+                "damaged_recall": float(damaged[members].mean())
+                if damaged is not None and members.any()
+                else None,
             }
         )
     return sorted(rows, key=lambda row: (row["recall"], row["name"]))

@@ -15,6 +15,8 @@ from isopatch.data.seeding import derive_seed
 from isopatch.data.source import ImageSource
 from isopatch.robustness.corruptions import Corruption, corrupt
 
+Tiles = tuple[int, int]  # down, across
+
 
 @dataclass(frozen=True)
 class Corrupted:
@@ -54,37 +56,44 @@ class Corrupted:
         return Image.fromarray(corrupt(pixels, self.kind, self.level, seed=self.seed, index=index))
 
 
-def shuffled(images: Tensor, indices: Sequence[int], tiles: int, *, seed: int) -> Tensor:
-    """Return pictures (B, C, H, W) whose tiles x tiles equal tiles stand in another order.
+def shuffled(images: Tensor, indices: Sequence[int], tiles: Tiles, *, seed: int) -> Tensor:
+    """Return pictures (B, C, H, W) whose equal tiles, so many down and across, stand in another order.
 
     Each picture has its own order, drawn uniformly from (seed, tiles, its index). tiles must divide H and W.
     """
+    down, across = tiles
     batch, channels, height, width = images.shape
-    if height % tiles or width % tiles:
-        raise ValueError(f"{tiles}x{tiles} tiles do not divide {height}x{width} pixels")
-    rows, columns = height // tiles, width // tiles
-    cut = images.view(batch, channels, tiles, rows, tiles, columns).permute(0, 2, 4, 1, 3, 5)
-    cut = cut.reshape(batch, tiles * tiles, channels, rows, columns)
+    if height % down or width % across:
+        raise ValueError(f"{down}x{across} tiles do not divide {height}x{width} pixels")
+    rows, columns = height // down, width // across
+    cut = images.view(batch, channels, down, rows, across, columns).permute(0, 2, 4, 1, 3, 5)
+    cut = cut.reshape(batch, down * across, channels, rows, columns)
+    grid = (down,) if down == across else tiles
     orders = [
-        np.random.Generator(np.random.PCG64(derive_seed("tiles", seed, tiles, index))).permutation(tiles**2)
+        np.random.Generator(np.random.PCG64(derive_seed("tiles", seed, *grid, index))).permutation(
+            down * across
+        )
         for index in indices
     ]
     order = torch.from_numpy(np.stack(orders)).to(images.device)
     moved = cut[torch.arange(batch, device=images.device)[:, None], order]
-    moved = moved.view(batch, tiles, tiles, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
+    moved = moved.view(batch, down, across, channels, rows, columns).permute(0, 3, 1, 4, 2, 5)
     return moved.reshape(batch, channels, height, width)
 
 
-def tilings(height: int, width: int, patch_grid: tuple[int, int] | None = None) -> list[int]:
-    """Return numbers of tiles a side: 2, 4, 8, 16 and the model's own patches, where they divide the picture.
+def tilings(height: int, width: int, patch_grid: Tiles | None = None) -> list[Tiles]:
+    """Return (down, across) of 2, 4, 8, 16 tiles a side and of the model's own patches, the fewest first.
 
-    patch_grid: the model's (rows, cols); its tiles are its patches. Tiles are at least 2 pixels a side.
+    Those that divide the picture, and whose tiles are at least 2 pixels a side. patch_grid: the model's
+    (rows, cols); its tiles are its patches.
     """
-    wanted = {2, 4, 8, 16}
-    if patch_grid is not None and patch_grid[0] == patch_grid[1]:
-        wanted.add(patch_grid[0])
-    return sorted(
-        tiles
-        for tiles in wanted
-        if tiles > 1 and height % tiles == 0 and width % tiles == 0 and min(height, width) // tiles >= 2
-    )
+    wanted = {(side, side) for side in (2, 4, 8, 16)}
+    if patch_grid is not None:
+        wanted.add(patch_grid)
+    fitting = [
+        (down, across)
+        for down, across in wanted
+        if down * across > 1 and height % down == 0 and width % across == 0
+        if height // down >= 2 and width // across >= 2
+    ]
+    return sorted(fitting, key=lambda tiles: (tiles[0] * tiles[1], tiles))

@@ -20,6 +20,7 @@ from isopatch.data.open import open_data
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.explain.contract import Context
 from isopatch.explain.of_pictures import EXPLANATIONS
+from isopatch.explain.receptive_field import receptive_fields
 from isopatch.explaining import short_names
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
@@ -277,7 +278,8 @@ def test_a_model_of_another_library_is_explained_by_what_needs_no_blocks(tmp_pat
     )
     reasons = {one.explanation.name: one.skipped for one in explained.made}
     assert {"occlusion", "integrated-gradients"} <= set(explained.figures)
-    assert "another library's" in (reasons["grad-cam"] or "")
+    for name in ("grad-cam", "attention", "rollout", "positions", "token-mixing", "tokens"):
+        assert "another library's" in (reasons[name] or ""), name  # not that it has no such thing
 
 
 def test_charts_call_models_by_the_last_part_of_their_path(tmp_path: Path) -> None:
@@ -316,3 +318,23 @@ def test_what_was_given_reaches_the_explanations(
     assert again.sample is not None and other.sample is not None
     assert torch.equal(first.sample, again.sample) and not torch.equal(first.sample, other.sample)
     assert first.options["rollout.discard"] == 0.5 and not first.model.training
+
+
+def test_pictures_that_patches_do_not_fill_are_measured_by_their_patches(
+    make: Make, tmp_path: Path, photo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Patches of 7 on 16 pixels: two of them, and a cell of a map is 7 pixels, not 8."""
+    save_model(tmp_path / "one", make("convmixer", patch_size=7))
+    save_model(tmp_path / "two", make("convmixer", image_size=24, patch_size=7))
+    seen: list[Context] = []
+    monkeypatch.setattr(explaining, "make", lambda context, what: seen.append(context) or [])
+    isopatch.explain_checkpoint(tmp_path / "one", [photo], compare=[tmp_path / "two"], data="digits")
+    (context,) = seen
+    assert context.sample is not None and context.sample.shape[2:] == (14, 14)
+    assert context.options["other_sample"].shape[2:] == (21, 21)
+    assert context.pictures[0].tensor.shape[2:] == (14, 14)
+    depth = receptive_fields(context.model, context.sample[:4])[0]
+    lit = np.flatnonzero(depth.field.sum(axis=1))
+    assert (lit[0], lit[-1]) == (7, 13) and depth.middle[0] == 10.5  # the middle of what the stem reads
+    with pytest.raises(UsageError, match="give 0 or more"):
+        isopatch.explain_checkpoint(tmp_path / "one", data="digits", num_pictures=-1)

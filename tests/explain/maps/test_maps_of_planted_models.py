@@ -92,6 +92,18 @@ def test_windows_that_cannot_be(plant: Make, red: Red, options: dict[str, int], 
         occlusion_maps(plant(), red((1, 2)), ONE, options)
 
 
+def test_covering_a_picture_with_its_own_colour_does_nothing(make: Make) -> None:
+    """Rounding of the logits is no map, however brightly its own scale would draw it."""
+    x = torch.full((1, 3, 16, 16), 0.3)
+    x[:, 1] = -1.1
+    model = make("convmixer")
+    (found,) = occlusion_maps(model, x, ONE, {})
+    assert not found.values.any()
+    x[:, :, 5, 5] += 0.5
+    (found,) = occlusion_maps(model, x, ONE, {})
+    assert found.values.any()
+
+
 def test_a_fine_grid_gets_windows_of_a_sixteenth_of_the_side(make: Make) -> None:
     model = make("convmixer", patch_size=1, image_size=32)
     x = torch.randn(1, 3, 32, 32)

@@ -183,3 +183,33 @@ def test_a_block_without_attention_forbids_rollout(make: Make) -> None:
     model.blocks[1] = nn.Identity()
     assert len(attentions(model)) == 1
     assert "blocks without attention" in (without_rollout(model) or "")
+
+
+def test_heads_that_agree_on_no_place_leave_a_row_to_itself() -> None:
+    weights = torch.zeros(1, 2, 3, 3)
+    weights[:, 0, :, 0] = weights[:, 1, :, 1] = 1.0  # each head looks at another place
+    torch.testing.assert_close(rollout([weights], fusion="min", identity=False), torch.eye(3)[None])
+    weights[:, :, 2] = torch.tensor([0.5, 0.0, 0.5])
+    product = rollout([weights], fusion="min")
+    torch.testing.assert_close(product.sum(-1), torch.ones(1, 3))
+    assert product[0, 2, 0] == 0.25
+
+
+def test_a_layer_is_chosen_by_its_number_among_those_with_attention(make: Make) -> None:
+    """Where the first block has none, layer 1 is the second block's, as the figure of all heads says."""
+    model = make("vit", depth=3)
+    model.blocks[0] = Still()
+    x = torch.randn(1, 3, 16, 16)
+    first, second = (weights for _, weights in attention_weights(model, x))
+    for number, weights in ((1, first), (2, second), (0, second)):
+        (heat,) = attention_maps(model, x, TARGETS[:1], {"attention.layer": number})
+        torch.testing.assert_close(heat.values.flatten(), weights[0, :, 0, 1:].mean(0))
+    with pytest.raises(UsageError, match=r"attention\.layer 3: the model has 2 layers"):
+        attention_maps(model, x, TARGETS[:1], {"attention.layer": 3})
+
+
+class Still(nn.Module):
+    """A block without attention."""
+
+    def forward(self, tokens: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        return tokens

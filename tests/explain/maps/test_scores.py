@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
-from isopatch.explain.checked import judged
+from isopatch.explain.checked import judged, told_apart
 from isopatch.explain.gradcam import grad_cam_maps
 from isopatch.explain.randomised import MOST_ALIKE, ranks, shuffled, spearman
 from isopatch.explain.scores import (
@@ -64,7 +64,11 @@ def test_the_map_upside_down_fails_and_so_do_most_random_maps(plant: Make, red: 
     wrong = scorer(-strengths())
     assert wrong is not None and not wrong.deletion.better and not wrong.insertion.better
     right = scorer(strengths())
-    assert right is not None and wrong.deletion.value == pytest.approx(right.insertion.value, abs=1e-5)
+    assert right is not None
+    for found in (right, wrong):  # the best of the random orders is the best, however the map did
+        assert found.deletion.to_json()["random_best"] == round(min(found.deletion.random), 4)
+        assert found.insertion.to_json()["random_best"] == round(max(found.insertion.random), 4)
+    assert wrong.deletion.value == pytest.approx(right.insertion.value, abs=1e-5)
     passed = [scorer(torch.rand(4, 4)) for _ in range(100)]
     share = sum(found is not None and found.deletion.better for found in passed) / 100
     assert share < 0.15  # 1 in 20 is what chance allows
@@ -149,3 +153,16 @@ def test_a_map_of_the_picture_alone_fails_and_one_of_the_model_does_not(
     _, fails, data = judged(None, [1.0, 1.0, 1.0], blank=False)
     assert "shuffled weights: same map (1.00)" in fails and data["randomised"]["passed"] is False
     assert "one value everywhere" in fails
+
+
+def test_shuffled_models_that_make_no_map_are_said(plant: Make, red: Red) -> None:
+    faithful = Scorer(plant(scale=30.0, bias=-15.0), graded(red), 1)(strengths())
+    lines, fails, data = judged(faithful, [None, None, None], blank=False)
+    assert lines[-1] == ("with shuffled weights: no finite map to compare", False)
+    assert fails == () and data["randomised"]["passed"] is None
+
+
+def test_areas_that_differ_are_not_told_as_the_same() -> None:
+    assert told_apart(0.42, 0.36, 0.49) == ("0.42", "0.36", "0.49")
+    assert told_apart(0.18801, 0.1885, 0.1892) == ("0.1880", "0.1885", "0.1892")
+    assert told_apart(0.5, 0.5, 0.5) == ("0.50", "0.50", "0.50")  # of a picture of one colour

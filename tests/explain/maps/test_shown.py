@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 
 from isopatch.data.open import open_data
 from isopatch.explain.contract import Shown
-from isopatch.explain.draw import Panel, canvas_of, draw_maps, overlay, scaled
+from isopatch.explain.depths import seen_size
+from isopatch.explain.draw import SIDE, TITLE, Panel, canvas_of, draw_maps, overlay, scaled
 from isopatch.explain.mosaic import draw_heads, mosaic
-from isopatch.explain.shown import show, spread
+from isopatch.explain.shown import cut_to, show, spread
 from isopatch.image.contract import InputContract
 from isopatch.image.prepare import prepare, seen_box
 from isopatch.nn.classifier import Classifier
@@ -104,13 +106,15 @@ def test_what_fails_is_written_on_the_map() -> None:
     shown = show(coordinates(64, 64), "x", InputContract(height=16, width=16))
     values = np.arange(16, dtype=np.float32).reshape(4, 4)
 
-    def red_pixels(fails: bool) -> int:
+    def pixels(fails: bool) -> np.ndarray:
         panel = Panel("class token", values, lines=(("deletion 0.5", fails),))
         drawn = draw_maps(shown, "cat 90 %", [panel])
-        pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
-        return int(((pixels - [192, 57, 43]).__abs__().max(2) < 25).sum())
+        return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
 
-    assert red_pixels(True) > 2000 + red_pixels(False)
+    red = [int((np.abs(pixels(fails) - [192, 57, 43]).max(2) < 25).sum()) for fails in (False, True)]
+    assert red[1] > 2000 + red[0]
+    below = TITLE + SIDE  # the map itself is whole
+    assert np.array_equal(pixels(True)[:below], pixels(False)[:below])
 
 
 def test_heads_of_all_layers_stand_in_rows() -> None:
@@ -132,3 +136,24 @@ def test_pictures_of_a_data_set_are_spread_over_its_classes() -> None:
 def test_a_shown_picture_without_an_original_is_drawn_as_seen() -> None:
     shown = Shown("x", np.zeros((16, 8, 3), np.uint8), torch.zeros(1, 3, 16, 8))
     assert canvas_of(shown)[0].shape == (352, 176, 3)
+
+
+def test_what_a_stem_leaves_out_is_not_seen(make: Make) -> None:
+    """Patches of 5 on 16 x 16: the last row and column of pixels are in no patch, and in no map."""
+    model = make("convmixer", patch_size=5)
+    contract = InputContract(height=16, width=16, crop_fraction=0.5)
+    whole = show(coordinates(200, 100), "x", contract)
+    assert seen_size(model, 16, 16) == (15, 15) and seen_size(make("vit"), 16, 16) == (16, 16)
+    seen = cut_to(whole, 15, 15)
+    assert torch.equal(seen.tensor, whole.tensor[:, :, :15, :15]) and seen.image.shape == (15, 15, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(seen.tensor), model(whole.tensor))
+    assert whole.box is not None
+    left, top, right, bottom = whole.box
+    assert seen.box == pytest.approx(
+        (left, top, left + (right - left) * 15 / 16, top + (bottom - top) * 15 / 16)
+    )
+    assert canvas_of(seen)[1] != canvas_of(whole)[1]
+    assert cut_to(whole, 16, 16) is whole
+    alone = cut_to(replace(whole, original=None, box=None), 15, 15)
+    assert alone.box == pytest.approx((0, 0, 15 / 16, 15 / 16)) and alone.original is whole.image
