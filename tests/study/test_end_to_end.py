@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from isopatch.cli import main
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.study import jobs, slurm
+from isopatch.study.report import read_document
 from isopatch.study.rows import CLOCK, digest, table, write_results
 from isopatch.study.slurm import slurm_settings
 
@@ -106,6 +108,13 @@ def test_a_study_from_its_file_to_its_table(isopatch: Command) -> None:
     assert digest(other) == digest(results)
     worse = results.from_pylist([{**row, "top1": 0.0} for row in slower], schema=results.schema)
     assert digest(worse) != digest(results), "control: the digest sees a result"
+
+    page = json.dumps(read_document(folder)["analysis"]["notes"])
+    assert "teacher's own work is neither" in page and "study.yaml is not" not in page
+    (folder / "study.yaml").write_text((folder / "study.yaml").read_text() + "paper: mine\n")
+    assert "study.yaml is not what the runs were begun with" in json.dumps(
+        read_document(folder)["analysis"]["notes"]
+    )
 
     claims = sorted(path.name for path in (folder / "claims").iterdir())
     again = isopatch("study", "run", str(folder), "--in-process")
@@ -210,6 +219,42 @@ def test_a_driver_job_fails_only_where_the_driver_does() -> None:
     assert [slurm.DriverJob(ends(code))() for code in (0, 1, 75)] == [0, 1, 75]
     with pytest.raises(RuntimeError, match="exit code 2"):
         slurm.DriverJob(ends(2))()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_before_a_time_limit_a_driver_job_has_everything_saved(tmp_path: Path) -> None:
+    """As submitit does it: its handler runs while the job waits; the warning goes to every process."""
+    driver = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_): time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGUSR1, save)\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    job = (
+        "import os, pathlib, signal, sys, threading, time\n"
+        "from isopatch.study.slurm import DriverJob\n"
+        f"job = DriverJob([sys.executable, '-c', {driver!r}])\n"
+        "def warned(*_):\n"
+        "    job.checkpoint()\n"
+        "    print(pathlib.Path('saved').exists(), flush=True)\n"
+        "signal.signal(signal.SIGUSR2, warned)\n"
+        "def slurm():\n"
+        "    while not pathlib.Path('ready').exists(): time.sleep(0.01)\n"
+        "    os.killpg(0, signal.SIGUSR2)\n"
+        "threading.Thread(target=slurm, daemon=True).start()\n"
+        "print(job())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", job],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["True", "75"], done.stderr
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from isopatch.errors import EXIT_FAILURE
-from isopatch.files import replace_file
+from isopatch.files import fsync_folder, replace_file
 from isopatch.recipes.resolve import dump_config
 from isopatch.study.planned import Plan, PlannedRun, run_path
 from isopatch.study.state import is_trained, next_probe, probe_path
@@ -137,9 +137,12 @@ def _partial(job: Job) -> Path:
 
 
 def _keep(job: Job, code: int) -> None:
-    """Put what a job printed in its place, where it succeeded."""
+    """Put what a job printed in its place, where it succeeded; a power cut leaves all of it or nothing."""
     assert job.result is not None
     if code == 0:
+        with _partial(job).open("rb") as printed:
+            os.fsync(printed.fileno())
         os.replace(_partial(job), job.result)
+        fsync_folder(job.result.parent)
     else:
         _partial(job).unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,15 +35,24 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """Read a study's folder: declaration, state, results; see `build_document`."""
+    from isopatch.study.folder import open_plan
     from isopatch.study.load import load_study
     from isopatch.study.rows import table
     from isopatch.study.state import status
 
     study = load_study(folder / STUDY)
     results = table(folder)
+    plan = open_plan(folder)
+    analysis = analyse(results, study)
+    notes = [*analysis.notes, *(f"{note[:1].upper()}{note[1:]}." for note in plan.notes)]
+    if study != plan.study:
+        notes.append(
+            f"{STUDY} is not what the runs were begun with: its hypotheses may be younger than the results. "
+            f"'isopatch study run' takes the change over, or refuses it."
+        )
     return build_document(
         read_plain((folder / STUDY).read_text(encoding="utf-8")),
-        analyse(results, study),
+        dataclasses.replace(analysis, notes=notes),
         rows=results.to_pylist(),
         status=status(folder),
         runs=folder / "runs",
