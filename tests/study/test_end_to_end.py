@@ -282,3 +282,13 @@ def test_the_last_error_is_the_runs_own(tmp_path: Path) -> None:
     assert jobs.last_error(log, -11).startswith("killed by SIGSEGV; its last words: Segmentation fault")
     log.write_text("")
     assert jobs.last_error(log, 1) == "exit code 1, and not a word"
+
+
+def test_what_an_earlier_attempt_said_is_not_this_ones_error(tmp_path: Path) -> None:
+    """A clash of an earlier attempt would have a run that crashes tried again for ever."""
+    log = tmp_path / "log.txt"
+    log.write_text(f"isopatch: error: {jobs.IN_USE}\n")
+    before = log.stat().st_size
+    log.write_text(log.read_text() + "Traceback\nKeyError: 'x'\n")
+    assert jobs.last_error(log, 1, before) == "KeyError: 'x'"
+    assert jobs.IN_USE in jobs.last_error(log, 1), "the control"

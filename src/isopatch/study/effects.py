@@ -14,7 +14,8 @@ from isopatch.study.stats import Interval, summarise
 class Effect:
     """Main effect of a level: the mean of paired differences to the factor's first level.
 
-    interval: Student's, over the seeds (each the mean of its pairs), not corrected for there being many: for exploring, not for deciding.
+    interval: Student's, over the seeds (each the mean of its pairs), not corrected for there being many: for
+    exploring, not for deciding.
     low, high: the smallest and largest mean difference in a block of other factors: where they have opposite
     signs the factors interact and the mean effect tells little. difference is None where there is no pair.
     """

@@ -54,7 +54,10 @@ class Pairs:
         return [statistics.fmean(values) for values in seeds.values()]
 
     def balanced(self) -> Pairs:
-        """The most pairs of which every seed has the same blocks: else a missing run moves its seed's mean."""
+        """The most pairs, of two seeds or more, of which every seed has the same blocks.
+
+        Otherwise a run that is missing would move the mean of its seed.
+        """
         blocks: dict[int, frozenset[tuple[tuple[str, str], ...]]] = {}
         for pair in self.pairs:
             blocks[pair.seed] = blocks.get(pair.seed, frozenset()) | {pair.block}
@@ -64,9 +67,11 @@ class Pairs:
         def having(common: frozenset[Any]) -> list[int]:
             return [seed for seed, own in blocks.items() if common <= own]
 
-        candidates = {*blocks.values(), frozenset.intersection(*blocks.values())} - {frozenset()}
-        kept = max(candidates, key=lambda common: (len(common) * len(having(common)), len(having(common)),
-                                                   sorted(common)))  # fmt: skip
+        def worth(common: frozenset[Any]) -> tuple[Any, ...]:
+            found = len(having(common))
+            return found > 1, found * len(common), found, sorted(common)
+
+        kept = max({*blocks.values(), frozenset.intersection(*blocks.values())} - {frozenset()}, key=worth)
         seeds = having(kept)
         pairs = tuple(pair for pair in self.pairs if pair.seed in seeds and pair.block in kept)
         return replace(self, pairs=pairs, left_out=len(self.pairs) - len(pairs))
@@ -93,7 +98,8 @@ def pair_up(rows: Sequence[Row], first: Cell, second: Cell, metric: str) -> Pair
     """Pair the runs of two partial cells by seed and by the factors that neither names.
 
     "@best" as a level: of that factor's levels, the one with the highest mean validation accuracy over the
-    seeds that all of them have, chosen apart in every block. A run without a figure for `metric` is as good as missing.
+    seeds that all of them have, chosen apart in every block. A run without a figure for `metric` is as
+    good as missing.
     Raises UsageError for unknown factors, and where the two name different ones.
     """
     known = factors_of(rows)

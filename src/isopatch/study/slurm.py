@@ -60,7 +60,7 @@ class DriverJob:
         return code
 
     def checkpoint(self) -> Any:
-        """Have everything saved, and queue the same again: submitit asks before a time limit or preemption."""
+        """Have everything saved, and queue the same again: submitit asks before a time limit or a kill."""
         import submitit
 
         if self._driver is not None and self._driver.returncode is None:

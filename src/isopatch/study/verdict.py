@@ -58,7 +58,8 @@ class Verdict:
 
     difference: mean of first - second, in the metric's unit; bootstrap: its other interval. p: uncorrected;
     p_holm: corrected over the stated hypotheses. blocks: (cell of the other factors, its mean difference).
-    pairs: those it rests on; seeds: how many, which is the n of the test. alone: runs without a partner. sentence: the whole verdict for a reader; reason: why it is not certain.
+    pairs: those it rests on; seeds: how many, which is the n of the test. alone: runs without a partner.
+    sentence: the whole verdict for a reader; reason: why it is not certain.
     """
 
     claim: str

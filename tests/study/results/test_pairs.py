@@ -90,12 +90,21 @@ def test_a_missing_run_does_not_move_the_mean_of_its_seed(rows_of):
 
 def test_a_cell_that_most_seeds_lack_is_left_out_rather_than_the_seeds(rows_of):
     rows = [
-        row
-        for row in rows_of(LEVELS, planted)
-        if not (row["factor.stem"] == "overlap" and row["seed"] > 0)
+        row for row in rows_of(LEVELS, planted) if not (row["factor.stem"] == "overlap" and row["seed"] > 0)
     ]
     kept = pair_up(rows, {"kernel_size": 9}, {"kernel_size": 3}, "top1").balanced()
     assert len(kept.differences) == 3 and kept.left_out == 1
+
+
+def test_two_seeds_of_one_cell_tell_more_than_one_seed_of_many(rows_of):
+    levels = {"kernel_size": ["3", "9"], "stem": list("uvwxyz")}
+    rows = [
+        row
+        for row in rows_of(levels, lambda kernel_size, stem, seed: 0.5)
+        if row["seed"] == 0 or row["factor.stem"] == "u"
+    ]
+    kept = pair_up(rows, {"kernel_size": 9}, {"kernel_size": 3}, "top1").balanced()
+    assert len(kept.differences) == 3 and kept.left_out == 5
 
 
 def test_best_compares_validation_over_the_same_seeds(rows_of):
