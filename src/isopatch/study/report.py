@@ -14,6 +14,7 @@ from isopatch.report.study_page import write_study_page
 from isopatch.report.wording import count, percent, plain
 from isopatch.study.analyse import Analysis, analyse
 from isopatch.study.pairs import Row
+from isopatch.study.schema import Match
 
 PAGE = "report.html"
 STUDY = "study.yaml"
@@ -127,10 +128,9 @@ def _curve(row: Row, runs: Path) -> dict[str, Any] | None:
 def _made(declared: Mapping[str, Any], rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
     """(what, value) of everything a reader needs to judge or repeat the study."""
     told = [("held equal", _equal(declared.get("equal") or {}))]
-    match = declared.get("match")
-    if isinstance(match, Mapping) and match.get("parameters") is not None:
-        solved = plain(match.get("solve", "model.dim"))
-        told.append(("matched", f"parameters within {percent(match['parameters'], 1)}, by {solved}"))
+    if isinstance(declared.get("match"), Mapping):
+        match = Match.model_validate({"like": {}, **declared["match"]})  # study.yaml leaves defaults out
+        told.append(("matched", f"parameters within {percent(match.parameters, 1)}, by {match.solve}"))
     seeds = sorted({int(row["seed"]) for row in rows})
     told.append(("seeds", ", ".join(map(str, seeds)) or plain(declared.get("seeds"))))
     for key, value in without_paths(dict(declared.get("base") or {})).items():
