@@ -161,6 +161,7 @@ def test_words_for_people(isopatch: Command, capsys: pytest.CaptureFixture[str])
         (["run", "mine.yaml", "--in-process", "--parallel", "2"], "--in-process does one run at a time"),
         (["run", "mine.yam"], "mine.yam: neither a file nor a built-in study"),
         (["status", "."], "no plan.json here"),
+        (["report", "."], "no plan.json here"),
         (["plan", "mine.yaml", "--smal"], "--smal: unknown option"),
     ],
 )

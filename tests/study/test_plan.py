@@ -18,6 +18,7 @@ from isopatch.study.load import load_study
 from isopatch.study.match import solve_width
 from isopatch.study.planned import Plan, PlannedRun
 from isopatch.study.planning import plan
+from isopatch.study.report import read_document
 from isopatch.study.schema import Study
 
 
@@ -259,6 +260,7 @@ def test_a_driver_killed_after_it_wrote_the_plan_leaves_a_study_that_can_be_read
 
     begin(tmp_path / "s", study, planner)
     (tmp_path / "s" / "study.yaml").unlink()  # what a kill between the two files leaves
+    assert read_document(tmp_path / "s")["question"] == study.question
     begin(tmp_path / "s", study, planner)
     assert load_study(tmp_path / "s") == study
 

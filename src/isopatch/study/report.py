@@ -37,13 +37,14 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 def read_document(folder: Path) -> dict[str, Any]:
     """Read a study's folder: declaration, state, results; see `build_document`."""
     from isopatch.study.folder import open_plan
-    from isopatch.study.load import load_study
+    from isopatch.study.load import dump_study, load_study
     from isopatch.study.rows import table
     from isopatch.study.state import status
 
-    study = load_study(folder / STUDY)
-    results = table(folder)
     plan = open_plan(folder)
+    written = (folder / STUDY).is_file()  # else the first driver was killed between plan.json and it
+    study = load_study(folder / STUDY) if written else plan.study
+    results = table(folder)
     analysis = analyse(results, study)
     notes = [*analysis.notes, *(f"{note[:1].upper()}{note[1:]}." for note in plan.notes)]
     if study != plan.study:
@@ -52,7 +53,7 @@ def read_document(folder: Path) -> dict[str, Any]:
             f"'isopatch study run' takes the change over, or refuses it."
         )
     return build_document(
-        read_plain((folder / STUDY).read_text(encoding="utf-8")),
+        read_plain((folder / STUDY).read_text(encoding="utf-8") if written else dump_study(study)),
         dataclasses.replace(analysis, notes=notes),
         rows=results.to_pylist(),
         status=status(folder),
