@@ -136,3 +136,13 @@ def test_beats_move_the_files_time(tmp_path: Path) -> None:
     os.utime(tmp_path / "a.1.json", (5, 5))
     claims.beat()
     assert claims.newest()["a"].modified > 5
+
+
+def test_a_claim_that_is_gone_does_not_stop_the_others_from_beating(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    claims.take("a", None)
+    claims.take("b", None)
+    os.utime(tmp_path / "b.1.json", (5, 5))
+    (tmp_path / "a.1.json").unlink()
+    claims.beat()
+    assert claims.newest()["b"].modified > 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from isopatch.cli import main
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.study import jobs, slurm
+from isopatch.study.report import read_document
 from isopatch.study.rows import CLOCK, digest, table, write_results
 from isopatch.study.slurm import slurm_settings
 
@@ -107,6 +109,13 @@ def test_a_study_from_its_file_to_its_table(isopatch: Command) -> None:
     worse = results.from_pylist([{**row, "top1": 0.0} for row in slower], schema=results.schema)
     assert digest(worse) != digest(results), "control: the digest sees a result"
 
+    page = json.dumps(read_document(folder)["analysis"]["notes"])
+    assert "teacher's own work is neither" in page and "study.yaml is not" not in page
+    (folder / "study.yaml").write_text((folder / "study.yaml").read_text() + "paper: mine\n")
+    assert "study.yaml is not what the runs were begun with" in json.dumps(
+        read_document(folder)["analysis"]["notes"]
+    )
+
     claims = sorted(path.name for path in (folder / "claims").iterdir())
     again = isopatch("study", "run", str(folder), "--in-process")
     assert again[0] == 0 and sorted(path.name for path in (folder / "claims").iterdir()) == claims
@@ -152,6 +161,7 @@ def test_words_for_people(isopatch: Command, capsys: pytest.CaptureFixture[str])
         (["run", "mine.yaml", "--in-process", "--parallel", "2"], "--in-process does one run at a time"),
         (["run", "mine.yam"], "mine.yam: neither a file nor a built-in study"),
         (["status", "."], "no plan.json here"),
+        (["report", "."], "no plan.json here"),
         (["plan", "mine.yaml", "--smal"], "--smal: unknown option"),
     ],
 )
@@ -212,6 +222,42 @@ def test_a_driver_job_fails_only_where_the_driver_does() -> None:
         slurm.DriverJob(ends(2))()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_before_a_time_limit_a_driver_job_has_everything_saved(tmp_path: Path) -> None:
+    """As submitit does it: its handler runs while the job waits; the warning goes to every process."""
+    driver = (
+        "import pathlib, signal, sys, time\n"
+        "def save(*_): time.sleep(0.3); pathlib.Path('saved').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGUSR1, save)\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    job = (
+        "import os, pathlib, signal, sys, threading, time\n"
+        "from isopatch.study.slurm import DriverJob\n"
+        f"job = DriverJob([sys.executable, '-c', {driver!r}])\n"
+        "def warned(*_):\n"
+        "    job.checkpoint()\n"
+        "    print(pathlib.Path('saved').exists(), flush=True)\n"
+        "signal.signal(signal.SIGUSR2, warned)\n"
+        "def slurm():\n"
+        "    while not pathlib.Path('ready').exists(): time.sleep(0.01)\n"
+        "    os.killpg(0, signal.SIGUSR2)\n"
+        "threading.Thread(target=slurm, daemon=True).start()\n"
+        "print(job())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", job],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["True", "75"], done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_queued_drivers_do_a_study(isopatch: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,3 +283,13 @@ def test_the_last_error_is_the_runs_own(tmp_path: Path) -> None:
     assert jobs.last_error(log, -11).startswith("killed by SIGSEGV; its last words: Segmentation fault")
     log.write_text("")
     assert jobs.last_error(log, 1) == "exit code 1, and not a word"
+
+
+def test_what_an_earlier_attempt_said_is_not_this_ones_error(tmp_path: Path) -> None:
+    """A clash of an earlier attempt would have a run that crashes tried again for ever."""
+    log = tmp_path / "log.txt"
+    log.write_text(f"isopatch: error: {jobs.IN_USE}\n")
+    before = log.stat().st_size
+    log.write_text(log.read_text() + "Traceback\nKeyError: 'x'\n")
+    assert jobs.last_error(log, 1, before) == "KeyError: 'x'"
+    assert jobs.IN_USE in jobs.last_error(log, 1), "the control"

@@ -14,9 +14,11 @@ from isopatch.errors import UsageError
 from isopatch.models.describe import describe
 from isopatch.study import costs
 from isopatch.study.folder import begin, find_plan, open_plan
+from isopatch.study.load import load_study
 from isopatch.study.match import solve_width
 from isopatch.study.planned import Plan, PlannedRun
 from isopatch.study.planning import plan
+from isopatch.study.report import read_document
 from isopatch.study.schema import Study
 
 
@@ -246,6 +248,42 @@ def test_the_same_study_is_planned_once(declare: Any, tmp_path: Path) -> None:
     assert begin(tmp_path / "s", study, planner) == first and len(asked) == 1
     begin(tmp_path / "s", study, planner, threads=3)
     assert asked == [None, first], "other threads, another plan"
+
+
+def test_a_driver_killed_after_it_wrote_the_plan_leaves_a_study_that_can_be_read(
+    declare: Any, tmp_path: Path
+) -> None:
+    study = declare(convmixers=True, seeds=1)
+
+    def planner(former: Plan | None) -> Plan:
+        return plan(study, former=former)
+
+    begin(tmp_path / "s", study, planner)
+    (tmp_path / "s" / "study.yaml").unlink()  # what a kill between the two files leaves
+    assert read_document(tmp_path / "s")["question"] == study.question
+    begin(tmp_path / "s", study, planner)
+    assert load_study(tmp_path / "s") == study
+
+
+def test_hypotheses_that_change_after_results_are_noted_for_good(declare: Any, tmp_path: Path) -> None:
+    stated = {"claim": "?", "better": {"kernel_size": 5}, "worse": {"kernel_size": 3}}
+
+    def started(*hypotheses: Any, **keys: Any) -> Plan:
+        study = declare(
+            convmixers=True, seeds=1, factors={"kernel_size": [3, 5]}, hypotheses=list(hypotheses), **keys
+        )
+        return begin(tmp_path / "s", study, lambda former: plan(study, former=former))
+
+    started()
+    assert started(stated).notes == (), "nothing is finished: they are stated beforehand"
+    run = tmp_path / "s" / "runs" / "kernel-size-3-seed0"
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "finished"}')
+    (run / "summary.json").write_text("{}")
+    said = "the hypotheses were changed when 1 of 2 runs were finished"
+    assert started({**stated, "expect": "less"}).notes == (said,)
+    assert started({**stated, "expect": "less"}, question="And?").notes == (said,)
+    assert open_plan(tmp_path / "s").notes == (said,)
 
 
 def test_where_the_pictures_lie_may_change_but_not_the_pictures(declare: Any, tmp_path: Path) -> None:

@@ -152,7 +152,11 @@ def _chart(plot: Plot) -> Chart:
 
 
 def _ends(interval: Sequence[float] | None) -> str:
-    return f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f} %" if interval else MISSING
+    """An interval of a share; that of few runs may reach beyond what a share can be."""
+    if not interval:
+        return MISSING
+    low, high = max(0.0, interval[0]), min(1.0, interval[1])
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def _probes(cells: Sequence[Mapping[str, Any]]) -> list[str]:

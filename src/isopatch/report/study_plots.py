@@ -210,7 +210,8 @@ def _clip_to_runs(axes: Axes, cells: Sequence[Cell], axis: str, above: float = 0
     ends = [end for cell in cells if cell["top1"]["t"] for end in cell["top1"]["t"]]
     low, high = min(values), max(values)
     room = max(0.5 * (high - low), 0.004)
-    low_end, high_end = max(min([*ends, low]), low - room), min(max([*ends, high]), high + room)
+    low_end = max(min([*ends, low]), low - room, min(0.0, low))
+    high_end = min(max([*ends, high]), high + room, max(1.0, high))  # no share is above 100 %
     span = (high_end - low_end) or 0.06
     (axes.set_xlim if axis == "x" else axes.set_ylim)(low_end - 0.06 * span, high_end + above * span)
 

@@ -105,7 +105,8 @@ class Claims:
         with self._lock:
             paths = [claim.path for claim in self._held.values()]
         for path in paths:
-            os.utime(path)
+            with contextlib.suppress(OSError):  # one that is gone, or a server that is away for a moment
+                os.utime(path)
 
     def lost(self) -> list[str]:
         """Return runs that this process works on and another has taken, believing this one dead."""
@@ -148,10 +149,7 @@ class Heart:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every):
-            try:
-                self._claims.beat()
-            except OSError:
-                continue  # a server that is away for a moment; the next beat tries again
+            self._claims.beat()
 
 
 def machine() -> str:

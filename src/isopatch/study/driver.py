@@ -21,7 +21,7 @@ from typing import Any
 from isopatch.errors import EXIT_DONE, EXIT_FAILURE, EXIT_SAVED_EARLY, UsageError, nearest
 from isopatch.files import replace_file, to_json
 from isopatch.study.claims import STALE_SECONDS, Claim, Claims, Heart
-from isopatch.study.jobs import IN_USE, Process, Runner, last_error, next_job, run_here
+from isopatch.study.jobs import IN_USE, Job, Process, Runner, last_error, next_job, run_here
 from isopatch.study.planned import Plan, PlannedRun, run_path
 from isopatch.study.state import CLAIMS, failure_path, is_done, read_failure, status
 from isopatch.training.stop import StopRequest
@@ -219,7 +219,7 @@ class _Driver:
         while (job := next_job(self._folder, self._plan, run)) is not None:
             minutes = None if deadline is None else (deadline - time.monotonic()) / 60
             code = run_here(job, runner, minutes)
-            if not self._after(run.id, job.name, job.log, code):
+            if not self._after(job, code):
                 return
         self._finished(run.id)
 
@@ -237,28 +237,29 @@ class _Driver:
             if code is None:
                 continue
             del self._active[name]
-            if self._after(name, process.job.name, process.job.log, code):
+            if self._after(process.job, code):
                 self._step(process.job.run)
 
-    def _after(self, name: str, job: str, job_log: Path, code: int) -> bool:
+    def _after(self, job: Job, code: int) -> bool:
         """Judge how a job ended; returns whether the run goes on to its next."""
+        name = job.run.id
         if code == EXIT_DONE:
-            following = next_job(self._folder, self._plan, self._plan.by_id[name])
-            if following is None or following.name != job:
+            following = next_job(self._folder, self._plan, job.run)
+            if following is None or following.name != job.name:
                 return True
-            self._failed(name, job, code, "ended well, and left no result")
+            self._failed(name, job.name, code, "ended well, and left no result")
         elif code in _SIGNALS or -code in _SIGNALS.values():
             log.info("%s: stopped and saved", name)
             self._left.add(name)
             self._stopped = code if self._runner is not None else None
             self._claims.end(name, "released")
         else:
-            error = last_error(job_log, code)
+            error = last_error(job.log, code, job.logged)
             if IN_USE in error:
                 log.info("%s: %s", name, error)
                 self._claims.end(name, "released")
             else:
-                self._failed(name, job, code, error)
+                self._failed(name, job.name, code, error)
         return False
 
     def _finished(self, name: str) -> None:
@@ -301,7 +302,7 @@ class _Driver:
                     continue
                 del self._active[name]
                 # One that just finished is not begun on its next job: that is for the next driver.
-                if self._after(name, process.job.name, process.job.log, ended):
+                if self._after(process.job, ended):
                     following = next_job(self._folder, self._plan, process.job.run)
                     self._claims.end(name, "released") if following else self._finished(name)
 

@@ -1,4 +1,4 @@
-"""What each factor does on its own: every level against the factor's first, over pairs of runs."""
+"""What each factor does on its own: every level against the factor's first, over seeds of paired runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from isopatch.study.stats import Interval, summarise
 class Effect:
     """Main effect of a level: the mean of paired differences to the factor's first level.
 
-    interval: Student's, over the pairs, not corrected for there being many: for exploring, not for deciding.
+    interval: Student's, over the seeds (each the mean of its pairs), not corrected for there being many: for
+    exploring, not for deciding.
     low, high: the smallest and largest mean difference in a block of other factors: where they have opposite
     signs the factors interact and the mean effect tells little. difference is None where there is no pair.
     """
@@ -53,7 +54,7 @@ def level_means(rows: Sequence[Row], factor: str, metric: str = "top1") -> dict[
 
 
 def _effect(rows: Sequence[Row], factor: str, level: str, reference: str, metric: str) -> Effect:
-    pairs = pair_up(rows, {factor: level}, {factor: reference}, metric)
+    pairs = pair_up(rows, {factor: level}, {factor: reference}, metric).balanced()
     if not pairs.pairs:
         note = "no runs that differ in this alone"
         return Effect(factor, level, reference, 0, 0, None, None, None, None, note)
@@ -69,5 +70,5 @@ def _effect(rows: Sequence[Row], factor: str, level: str, reference: str, metric
         summary.t,
         min(blocks.values()),
         max(blocks.values()),
-        "one pair: its spread is unknown" if summary.n == 1 else summary.note,
+        "one seed: its spread is unknown" if summary.n == 1 else summary.note,
     )

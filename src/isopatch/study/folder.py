@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from isopatch.errors import IsopatchError, UsageError
@@ -15,6 +16,7 @@ from isopatch.study.schema import Study
 PLAN, STUDY = "plan.json", "study.yaml"
 STUDIES = Path("studies")
 MOST_LINES = 5  # of what is different, in an error
+CHANGED = "the hypotheses were changed when"
 
 
 def find_plan(folder: Path) -> Plan | None:
@@ -56,6 +58,7 @@ def begin(
     for _attempt in range(3):
         former = find_plan(folder)
         if former is not None and _still_is(former, study, threads, measure):
+            _keep_study(folder, study)  # whoever wrote the plan may have been killed before it wrote this
             return former
         plan = planner(former)
         if former is None:
@@ -65,13 +68,29 @@ def begin(
                 continue  # another driver was first
         else:
             _require_same(folder, former, plan)
+            plan = _with_history(folder, former, plan)
             if plan.to_json() != former.to_json():
                 replace_file(folder / PLAN, to_json(plan.to_json()))
-        text = dump_study(study).encode()
-        if not (folder / STUDY).is_file() or (folder / STUDY).read_bytes() != text:
-            replace_file(folder / STUDY, text)
+        _keep_study(folder, study)
         return plan
     raise IsopatchError(f"{folder / PLAN}: comes and goes; is something else writing to this folder?")
+
+
+def _keep_study(folder: Path, study: Study) -> None:
+    text = dump_study(study).encode()
+    if not (folder / STUDY).is_file() or (folder / STUDY).read_bytes() != text:
+        replace_file(folder / STUDY, text)
+
+
+def _with_history(folder: Path, former: Plan, plan: Plan) -> Plan:
+    """Add what happened to the study on the way: a hypothesis stated after results is no prediction."""
+    from isopatch.study.state import is_done
+
+    told = [note for note in former.notes if note.startswith(CHANGED)]
+    done = sum(is_done(folder, former, run) for run in former)
+    if done and former.study.hypotheses != plan.study.hypotheses:
+        told.append(f"{CHANGED} {done} of {len(former)} runs were finished")
+    return replace(plan, notes=(*plan.notes, *told))
 
 
 def _still_is(former: Plan, study: Study, threads: int | None, measure: bool) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from isopatch.errors import EXIT_FAILURE
-from isopatch.files import replace_file
+from isopatch.files import fsync_folder, replace_file
 from isopatch.recipes.resolve import dump_config
 from isopatch.study.planned import Plan, PlannedRun, run_path
 from isopatch.study.state import is_trained, next_probe, probe_path
@@ -27,33 +27,38 @@ IN_USE = "another process is using the run folder"
 
 @dataclass(frozen=True)
 class Job:
-    """Arguments for `isopatch`. result: where what it prints on stdout belongs; None: nowhere."""
+    """Arguments for `isopatch`. result: where what it prints on stdout belongs; None: nowhere.
+
+    logged: bytes that stood in the log before: what earlier attempts said is not this one's error.
+    """
 
     run: PlannedRun
     name: str
     arguments: list[str]
     log: Path
     result: Path | None = None
+    logged: int = 0
 
 
 def next_job(folder: Path, plan: Plan, run: PlannedRun) -> Job | None:
     """Return what is to be done next for a run; None where it is done. Writes its configuration."""
     log = folder / "logs" / f"{run.id}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
+    logged = log.stat().st_size if log.is_file() else 0
     path = run_path(folder, run.id)
     if not is_trained(folder, run):
         config = folder / "configs" / f"{run.id}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         replace_file(config, dump_config(run.run_config(folder)).encode())
         arguments = ["train", "--config", str(config), "--out", str(path), "--resume", "auto"]
-        return Job(run, "training", arguments, log)
+        return Job(run, "training", arguments, log, logged=logged)
     probe = next_probe(folder, plan, run)
     if probe is None:
         return None
     result = probe_path(folder, run.id, probe)
     result.parent.mkdir(parents=True, exist_ok=True)
     arguments = ["eval", str(path), "--data", run.config["data"]["source"], "--probe", probe, "--json"]
-    return Job(run, f"probe {probe}", arguments, log, result)
+    return Job(run, f"probe {probe}", arguments, log, result, logged)
 
 
 class Process:
@@ -118,10 +123,13 @@ def run_here(job: Job, runner: Runner, max_minutes: float | None) -> int:
     return code
 
 
-def last_error(log: Path, code: int) -> str:
-    """Return the error a job ended with: its own line, else the last it said, or the signal."""
+def last_error(log: Path, code: int, since: int = 0) -> str:
+    """Return the error a job ended with: its own line, else the last it said, or the signal.
+
+    since: bytes of the log that are not the job's.
+    """
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LOG_TAIL))
+        file.seek(max(since, log.stat().st_size - LOG_TAIL))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     if code < 0:
         name = signal.Signals(-code).name
@@ -137,9 +145,12 @@ def _partial(job: Job) -> Path:
 
 
 def _keep(job: Job, code: int) -> None:
-    """Put what a job printed in its place, where it succeeded."""
+    """Put what a job printed in its place, where it succeeded; a power cut leaves all of it or nothing."""
     assert job.result is not None
     if code == 0:
+        with _partial(job).open("rb") as printed:
+            os.fsync(printed.fileno())
         os.replace(_partial(job), job.result)
+        fsync_folder(job.result.parent)
     else:
         _partial(job).unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isopatch.errors import UsageError, nearest
@@ -31,16 +31,50 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All pairs of a comparison. alone: runs without a partner. chosen: what "@best" came to, in words."""
+    """All pairs of a comparison. alone: runs without a partner. chosen: what "@best" came to, in words.
+
+    left_out: pairs that `balanced` took out.
+    """
 
     pairs: tuple[Pair, ...]
     alone: int
     chosen: tuple[str, ...]
+    left_out: int = 0
 
     @property
     def differences(self) -> list[float]:
-        """first - second of every pair."""
-        return [pair.difference for pair in self.pairs]
+        """first - second of every seed, the mean over its blocks.
+
+        A seed is what is drawn anew. Its pairs in several blocks share initial weights, order, data and
+        teacher, so they are no more evidence of what another seed would give than one pair is.
+        """
+        seeds: dict[int, list[float]] = {}
+        for pair in self.pairs:
+            seeds.setdefault(pair.seed, []).append(pair.difference)
+        return [statistics.fmean(values) for values in seeds.values()]
+
+    def balanced(self) -> Pairs:
+        """The most pairs, of two seeds or more, of which every seed has the same blocks.
+
+        Otherwise a run that is missing would move the mean of its seed.
+        """
+        blocks: dict[int, frozenset[tuple[tuple[str, str], ...]]] = {}
+        for pair in self.pairs:
+            blocks[pair.seed] = blocks.get(pair.seed, frozenset()) | {pair.block}
+        if len(set(blocks.values())) < 2:
+            return self
+
+        def having(common: frozenset[Any]) -> list[int]:
+            return [seed for seed, own in blocks.items() if common <= own]
+
+        def worth(common: frozenset[Any]) -> tuple[Any, ...]:
+            found = len(having(common))
+            return found > 1, found * len(common), found, sorted(common)
+
+        kept = max({*blocks.values(), frozenset.intersection(*blocks.values())} - {frozenset()}, key=worth)
+        seeds = having(kept)
+        pairs = tuple(pair for pair in self.pairs if pair.seed in seeds and pair.block in kept)
+        return replace(self, pairs=pairs, left_out=len(self.pairs) - len(pairs))
 
     def by_block(self) -> dict[tuple[tuple[str, str], ...], float]:
         """The mean difference of each block."""
@@ -64,7 +98,8 @@ def pair_up(rows: Sequence[Row], first: Cell, second: Cell, metric: str) -> Pair
     """Pair the runs of two partial cells by seed and by the factors that neither names.
 
     "@best" as a level: of that factor's levels, the one with the highest mean validation accuracy over the
-    seeds, chosen apart in every block. A run without a figure for `metric` is as good as missing.
+    seeds that all of them have, chosen apart in every block. A run without a figure for `metric` is as
+    good as missing.
     Raises UsageError for unknown factors, and where the two name different ones.
     """
     known = factors_of(rows)
@@ -111,14 +146,19 @@ def _best(rows: Sequence[Row], factors: Sequence[str], others: Sequence[str], ch
         groups.setdefault(_block(row, others), {}).setdefault(levels, []).append(row)
     kept: list[Row] = []
     for block, by_level in groups.items():
-        means = {
-            levels: statistics.fmean(figures)
+        validated = {
+            levels: {int(row["seed"]): number(row.get("val_top1")) for row in members}
             for levels, members in by_level.items()
-            if (figures := [f for row in members if (f := number(row.get("val_top1"))) is not None])
-            and len(figures) == len(members)
         }
-        if not means:
-            raise UsageError("'@best' needs validation accuracy (column val_top1), and these runs have none")
+        if any(figure is None for figures in validated.values() for figure in figures.values()):
+            raise UsageError("'@best' needs validation accuracy (column val_top1), which runs here lack")
+        seeds = frozenset.intersection(*(frozenset(figures) for figures in validated.values()))
+        if not seeds:
+            raise UsageError("'@best' has no seed yet at which all the levels to choose from are finished")
+        means = {
+            levels: statistics.fmean(figures[seed] or 0.0 for seed in seeds)
+            for levels, figures in validated.items()
+        }
         levels = max(means, key=lambda key: means[key])
         where = ", ".join(f"{name} {level}" for name, level in block)
         best = ", ".join(f"{name} {level}" for name, level in zip(factors, levels, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from isopatch.report.study_page import write_study_page
 from isopatch.report.wording import count, percent, plain
 from isopatch.study.analyse import Analysis, analyse
 from isopatch.study.pairs import Row
+from isopatch.study.schema import Match
 
 PAGE = "report.html"
 STUDY = "study.yaml"
@@ -34,15 +36,25 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """Read a study's folder: declaration, state, results; see `build_document`."""
-    from isopatch.study.load import load_study
+    from isopatch.study.folder import open_plan
+    from isopatch.study.load import dump_study, load_study
     from isopatch.study.rows import table
     from isopatch.study.state import status
 
-    study = load_study(folder / STUDY)
+    plan = open_plan(folder)
+    written = (folder / STUDY).is_file()  # else the first driver was killed between plan.json and it
+    study = load_study(folder / STUDY) if written else plan.study
     results = table(folder)
+    analysis = analyse(results, study)
+    notes = [*analysis.notes, *(f"{note[:1].upper()}{note[1:]}." for note in plan.notes)]
+    if study != plan.study:
+        notes.append(
+            f"{STUDY} is not what the runs were begun with: its hypotheses may be younger than the results. "
+            f"'isopatch study run' takes the change over, or refuses it."
+        )
     return build_document(
-        read_plain((folder / STUDY).read_text(encoding="utf-8")),
-        analyse(results, study),
+        read_plain((folder / STUDY).read_text(encoding="utf-8") if written else dump_study(study)),
+        dataclasses.replace(analysis, notes=notes),
         rows=results.to_pylist(),
         status=status(folder),
         runs=folder / "runs",
@@ -117,10 +129,9 @@ def _curve(row: Row, runs: Path) -> dict[str, Any] | None:
 def _made(declared: Mapping[str, Any], rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
     """(what, value) of everything a reader needs to judge or repeat the study."""
     told = [("held equal", _equal(declared.get("equal") or {}))]
-    match = declared.get("match")
-    if isinstance(match, Mapping) and match.get("parameters") is not None:
-        solved = plain(match.get("solve", "model.dim"))
-        told.append(("matched", f"parameters within {percent(match['parameters'], 1)}, by {solved}"))
+    if isinstance(declared.get("match"), Mapping):
+        match = Match.model_validate({"like": {}, **declared["match"]})  # study.yaml leaves defaults out
+        told.append(("matched", f"parameters within {percent(match.parameters, 1)}, by {match.solve}"))
     seeds = sorted({int(row["seed"]) for row in rows})
     told.append(("seeds", ", ".join(map(str, seeds)) or plain(declared.get("seeds"))))
     for key, value in without_paths(dict(declared.get("base") or {})).items():

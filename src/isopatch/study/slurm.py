@@ -5,6 +5,8 @@ A job that its time limit or a preemption ends has saved before, and is queued a
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -45,19 +47,31 @@ class DriverJob:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.command = list(command)
+        self._driver: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Run the driver; returns its exit code. A failed run of the study is no failure of the job."""
-        code = subprocess.run(self.command, check=False).returncode
+        # The warning before a time limit goes to every process of the job, and would end those that do not
+        # know it before they save. It is for submitit, which calls `checkpoint`.
+        self._driver = subprocess.Popen(self.command, preexec_fn=_deaf_to_the_warning)
+        code = self._driver.wait()
         if code not in (EXIT_DONE, EXIT_SAVED_EARLY, 1):
             raise RuntimeError(f"the driver ended with exit code {code}: {' '.join(self.command)}")
         return code
 
     def checkpoint(self) -> Any:
-        """Queue the same again, after a time limit or a preemption: submitit asks for this."""
+        """Have everything saved, and queue the same again: submitit asks before a time limit or a kill."""
         import submitit
 
+        if self._driver is not None and self._driver.returncode is None:
+            self._driver.send_signal(signal.SIGUSR1)
+            # Not `wait`: this runs in a signal handler, inside the `wait` above, which holds its lock.
+            os.waitid(os.P_PID, self._driver.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(DriverJob(self.command))
+
+
+def _deaf_to_the_warning() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # what is ignored stays so in all that is started
 
 
 def slurm_settings(text: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def is_trained(folder: Path, run: PlannedRun) -> bool:
 def next_probe(folder: Path, plan: Plan, run: PlannedRun) -> str | None:
     """Return the first probe that a trained run still lacks; `before` runs are not probed."""
     probes = [] if run.before else plan.study.probes
-    return next((probe for probe in probes if not probe_path(folder, run.id, probe).is_file()), None)
+    return next((probe for probe in probes if read_json(probe_path(folder, run.id, probe)) is None), None)
 
 
 def probe_path(folder: Path, run: str, probe: str) -> Path:

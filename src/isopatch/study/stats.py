@@ -1,7 +1,8 @@
 """How sure a mean of a few runs is: intervals, paired tests, equivalence, Holm's correction.
 
-Values are those of runs that differ in their seed; differences are of two runs with the same seed. Where the
-numbers do not allow a statement (one run, no spread at all) the statement is absent and a note says why.
+Values are those of runs that differ in their seed; differences are between runs of one seed, one for each
+seed. Where the numbers do not allow a statement (one run, no spread at all) the statement is absent and a
+note says why.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from isopatch.errors import IsopatchError
 
 LEVEL = 0.95
 RESAMPLES = 9999
+ROUNDING = 1e-12  # 0.29 - 0.28 and 0.76 - 0.75 are not the same number, and tell nothing of a spread
 
 Interval = tuple[float, float]
 
@@ -59,7 +61,7 @@ def summarise(values: Sequence[float], *, seed: int = 0) -> Summary:
     mean = math.fsum(numbers) / len(numbers)
     if len(numbers) == 1:
         return Summary(1, mean, None, None, None, "one run: its spread is unknown")
-    if min(numbers) == max(numbers):
+    if _all_same(numbers):
         note = f"all {len(numbers)} values are the same: their spread cannot be estimated"
         return Summary(len(numbers), numbers[0], 0.0, None, None, note)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1))
@@ -104,7 +106,7 @@ def difference_test(differences: Sequence[float], expect: str, margin: float = 0
         raise ValueError(f"expect '{expect}': greater, less or equal")
     if expect == "equal" and not margin > 0:
         raise ValueError("equal is tested within a margin above 0")
-    if len(differences) < 2 or min(differences) == max(differences):
+    if len(differences) < 2 or _all_same(differences):
         return DifferenceTest(None, None, None)
     if expect == "equal":
         above_low, below_high = _above(differences, -margin), _below(differences, margin)
@@ -126,6 +128,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, (stated - rank) * p))
         corrected[index] = highest
     return corrected
+
+
+def _all_same(values: Sequence[float]) -> bool:
+    """Whether values differ by no more than arithmetic rounds."""
+    return max(values) - min(values) <= ROUNDING * max(1.0, *map(abs, values))
 
 
 def _above(differences: Sequence[float], bound: float) -> float:

@@ -1,8 +1,8 @@
 """The verdict on every stated hypothesis: supported, contradicted or not certain, in one sentence.
 
-A hypothesis is tested over all pairs of runs that its two partial cells give (see `pairs.py`), by a paired
-t-test, or by two one-sided tests where it expects equality within a margin. Holm's correction is over the
-stated hypotheses and nothing else.
+A hypothesis is tested over the pairs of runs that its two partial cells give (see `pairs.py`): their
+differences, averaged within each seed, by a paired t-test over the seeds, or by two one-sided tests where it
+expects equality within a margin. Holm's correction is over the stated hypotheses and nothing else.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Verdict:
 
     difference: mean of first - second, in the metric's unit; bootstrap: its other interval. p: uncorrected;
     p_holm: corrected over the stated hypotheses. blocks: (cell of the other factors, its mean difference).
-    alone: runs without a partner. sentence: the whole verdict for a reader; reason: why it is not certain.
+    pairs: those it rests on; seeds: how many, which is the n of the test. alone: runs without a partner.
+    sentence: the whole verdict for a reader; reason: why it is not certain.
     """
 
     claim: str
@@ -96,7 +97,7 @@ def _measure(rows: Sequence[Row], claim: Claim) -> tuple[Pairs, Summary | None, 
     if claim.expect == "equal" and not claim.margin:
         return *nothing, "it gives no margin within which two results count as equal"
     try:
-        pairs = pair_up(rows, claim.better, claim.worse, claim.metric)
+        pairs = pair_up(rows, claim.better, claim.worse, claim.metric).balanced()
     except UsageError as error:
         return *nothing, str(error)
     if not pairs.pairs:
@@ -153,7 +154,8 @@ def _outcome(
     assert summary is not None
     if test.p is None or p_holm is None:
         if summary.n == 1:
-            return "not certain", "there is one pair of runs, so nothing tells the spread between seeds"
+            one = "pair of runs" if len(pairs.pairs) == 1 else "seed"
+            return "not certain", f"there is one {one}, so nothing tells the spread between seeds"
         return "not certain", f"all {summary.n} differences are the same, so their spread cannot be estimated"
     if p_holm >= ALPHA:
         return "not certain", ""
@@ -179,7 +181,10 @@ def _sentence(
         told.append(f"95 % interval {metric.interval(summary.t)}")
     if p_holm is not None:
         told.append(f"corrected p {p_text(p_holm)}")
-    told.append(f"{summary.n} pair{'s' * (summary.n > 1)} of runs")
+    found = len(pairs.pairs)
+    told.append(f"{found} pair{'s' * (found > 1)} of runs")
+    if found > summary.n:
+        told[-1] += f" averaged within {f'each of {summary.n} seeds' if summary.n > 1 else 'one seed'}"
     parts.append(f"({', '.join(told)})")
     sentence = " ".join(parts)
     if claim.expect == "equal" and claim.margin:
@@ -192,7 +197,10 @@ def _sentence(
         sentence += " It does not go the same way in every cell of the other factors."
     if pairs.alone:
         runs = "run has" if pairs.alone == 1 else "runs have"
-        sentence += f" {pairs.alone} finished {runs} no partner yet."
+        sentence += f" {pairs.alone} finished {runs} no partner."
+    if pairs.left_out:
+        left = "pair is" if pairs.left_out == 1 else "pairs are"
+        sentence += f" {pairs.left_out} {left} left out, so that every seed has the same cells."
     return sentence
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from isopatch.errors import UsageError
-from isopatch.report.study_page import study_plots, write_study_page
+from isopatch.report.study_page import cell_rows, study_plots, write_study_page
 from isopatch.study.analyse import analyse
 from isopatch.study.export import write_export
 from isopatch.study.report import build_document
@@ -22,7 +22,7 @@ DECLARED = {
     "paper": "They do & more.",
     "base": {"data": "/home/somebody/cifar10", "model": "convmixer"},
     "equal": {"images": 250000},
-    "match": {"parameters": 0.02},
+    "match": {"like": {"kernel_size": "3"}},  # study.yaml leaves out what is the default
 }
 
 
@@ -85,6 +85,7 @@ def test_the_page_has_the_question_the_verdicts_and_every_cell(table, document, 
     cells = {(cell.levels["kernel_size"], cell.levels["stem"]) for cell in analyse_cells(document(table))}
     assert len(cells) == 4
     assert text.count("overlap") >= 2 and "250,000 pictures seen" in text
+    assert "parameters within 2.0 %, by model.dim" in text
     assert "isopatch study run study.yaml --data cifar10" in text
     assert page.read_text().count("<svg") >= 5
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page.read_text())  # nothing is loaded
@@ -119,6 +120,13 @@ def test_one_seed_gives_no_interval(rows_of, document, tmp_path):
     page = write_study_page(document(rows_of(LEVELS, value, seeds=[0])), tmp_path / "report.html")
     text = visible(page)
     assert "one run: its spread is unknown" in text and "Every cell has one run" in text
+
+
+def test_no_interval_of_an_accuracy_goes_beyond_100_percent(rows_of, document):
+    """Two seeds that are far apart: Student's interval would."""
+    built = document(rows_of(LEVELS, lambda kernel_size, stem, seed: 0.5 + 0.4 * seed, seeds=[0, 1]))
+    assert built["analysis"]["cells"][0]["top1"]["t"][1] > 1  # the control
+    assert {row.interval for row in cell_rows(built["analysis"]["cells"])} == {"0.00 to 100.00 %"}
 
 
 def test_no_path_of_the_machine_is_passed_on(table, document, tmp_path):

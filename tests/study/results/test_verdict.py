@@ -83,6 +83,54 @@ def test_one_seed_supports_nothing(rows_of, claim):
     assert "one pair" in verdict.sentence
 
 
+def test_one_seed_in_many_cells_supports_nothing(rows_of, claim):
+    """Control: with a second seed the same differences are judged."""
+    levels = {"level": ["a", "b"], "other": ["w", "x", "y", "z"]}
+
+    def top1(level, other, seed):
+        return 0.5 + (level == "b") * (0.02 + 0.001 * "wxyz".index(other) + 0.0001 * seed)
+
+    stated = [claim("b beats a", {"level": "b"}, {"level": "a"})]
+    verdict = judge(rows_of(levels, top1, seeds=[0]), stated)[0]
+    assert verdict.outcome == "not certain" and verdict.p is None and (verdict.pairs, verdict.seeds) == (4, 1)
+    assert "4 pairs of runs averaged within one seed" in verdict.sentence and "one seed" in verdict.reason
+    two = judge(rows_of(levels, top1, seeds=[0, 1]), stated)[0]
+    assert two.outcome == "supported"
+    assert "8 pairs of runs averaged within each of 2 seeds" in two.sentence
+
+
+def test_cells_that_share_a_teacher_are_not_that_many_witnesses(rows_of, claim):
+    """Two teachers who are equally good, drawn anew for each seed, teach in four cells."""
+    wrong = 0
+    for trial in range(60):
+        generator = np.random.default_rng(trial)
+        luck = {(teacher, seed): generator.normal(0, 0.01) for teacher in "ab" for seed in range(3)}
+
+        def top1(teacher, kind, seed, luck=luck, generator=generator):
+            return 0.7 + luck[teacher, seed] + generator.normal(0, 0.002)
+
+        rows = rows_of({"teacher": ["a", "b"], "kind": ["w", "x", "y", "z"]}, top1)
+        found = judge(rows, [claim("a teaches better", {"teacher": "a"}, {"teacher": "b"})])[0]
+        wrong += found.outcome != "not certain"
+    assert wrong / 60 < 0.15  # 0.38 with every pair a witness
+
+
+def test_pairs_of_an_incomplete_seed_are_left_out_and_told(rows_of, claim):
+    rows = rows_of({"level": ["a", "b"], "other": ["x", "y"]}, lambda level, other, seed: 0.5 + 0.01 * seed)
+    verdict = judge(rows[:-1], [claim("b beats a", {"level": "b"}, {"level": "a"})])[0]
+    assert (verdict.pairs, verdict.seeds, verdict.alone) == (4, 2, 1)
+    assert "1 pair is left out, so that every seed has the same cells." in verdict.sentence
+
+
+def test_rounding_is_no_spread(rows_of, claim):
+    """0.29 - 0.28 and 0.76 - 0.75 differ in the last bit, which would make any difference certain."""
+    values = {"a": [0.28, 0.75, 0.53], "b": [0.29, 0.76, 0.54]}
+    assert len({b - a for a, b in zip(*values.values(), strict=True)}) > 1
+    rows = rows_of({"level": ["a", "b"]}, lambda level, seed: values[level][seed])
+    verdict = judge(rows, [claim("b beats a", {"level": "b"}, {"level": "a"})])[0]
+    assert verdict.outcome == "not certain" and "all 3 differences are the same" in verdict.sentence
+
+
 def test_identical_differences_support_nothing(rows_of, claim):
     rows = rows_of({"level": ["a", "b"]}, lambda level, seed: 0.5 if level == "a" else 0.75)
     verdict = judge(rows, [claim("b beats a", {"level": "b"}, {"level": "a"})])[0]
