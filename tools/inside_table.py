@@ -13,8 +13,9 @@ SOURCE, TARGET = RESULTS / "looking_inside.json", RESULTS / "looking-inside.md"
 INTRODUCTION = """# What trained models look like inside
 
 Made by `tools/inside_table.py` from `looking_inside.json`, which names the command, versions and machine. One
-training of each model: these are observations, not comparisons of architectures. What each figure is, and what
-misleads: [explanations](../docs/explain.md), [probes](../docs/probes.md), [robustness](../docs/robustness.md).
+training of each model: these are observations, not comparisons of architectures. What each figure is, and
+what misleads: [explanations](../docs/explain.md), [probes](../docs/probes.md),
+[robustness](../docs/robustness.md).
 """
 
 
@@ -56,8 +57,8 @@ def _models(models: Mapping[str, Any]) -> str:
 def _depths(inside: Mapping[str, Any]) -> str:
     rows = []
     for name, told in inside.items():
-        rows.append([name, f"distance (everywhere alike: {told['distance_uniform']:.1f})", _list(told["distance"])])
-        even = told["radius_90_even"]
+        even, uniform = told["radius_90_even"], told["distance_uniform"]
+        rows.append([name, f"distance (everywhere alike: {uniform:.1f})", _list(told["distance"])])
         rows.append([name, f"radius of 90 % of the field, from the stem on (all pixels alike: {even:.1f})",
                      _list(told["radius_90"])])  # fmt: skip
         rows.append([name, "CKA of neighbouring layers", _list(told["layers_neighbours"], 2)])
@@ -117,7 +118,7 @@ def _robustness(robustness: Mapping[str, Any]) -> str:
         rows.append([
             name,
             _percent(told["sample"]["top1"]),
-            *(_percent(row["top1"]) + (" (its patches)" if row["patches"] else "") for row in told["shuffled"]),
+            *(_percent(row["top1"]) + " (its patches)" * row["patches"] for row in told["shuffled"]),
             _percent(level["top1"]),
             f"{_percent(told['sample']['confidence'])}, {_percent(level['confidence'])}",
         ])  # fmt: skip
