@@ -15,9 +15,10 @@ from isopatch.nn.skeleton import Isotropic
 SIZES: dict[str, dict[str, Any]] = {
     "convmixer": {"dim": 48, "depth": 2, "kernel_size": 5, "patch_size": 2},
     "vit": {"dim": 64, "depth": 2, "num_heads": 2, "patch_size": 4},
+    "mlp_mixer": {"dim": 64, "depth": 2, "patch_size": 4},
 }
-PLACES = {"convmixer": 64, "vit": 17}  # tokens of a picture of 16x16
-GRIDS = {"convmixer": (8, 8), "vit": (4, 4)}
+PLACES = {"convmixer": 64, "vit": 17, "mlp_mixer": 16}  # tokens of a picture of 16x16
+GRIDS = {"convmixer": (8, 8), "vit": (4, 4), "mlp_mixer": (4, 4)}
 
 
 def build(architecture: str, **changes: object) -> Isotropic:

@@ -17,7 +17,7 @@ from isopatch.kernels.native.library import NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", SIZES)
-LAYER = {"convmixer": "pointwise", "vit": "channel.mixer.fc1"}
+LAYER = {"convmixer": "pointwise", "vit": "channel.mixer.fc1", "mlp_mixer": "channel.mixer.fc1"}
 
 
 class Doubled(nn.Module):
@@ -139,8 +139,8 @@ def test_hooks_on_what_a_twin_would_replace_keep_it(native: NativeLibrary, archi
 def test_activations_norms_and_eps_may_change(native: NativeLibrary, architecture: str) -> None:
     plain, twin = both(architecture)
     given, grid = tokens(architecture), GRIDS[architecture]
-    owner = {"convmixer": "", "vit": "channel.mixer"}[architecture]
-    norm = {"convmixer": "pointwise_norm", "vit": "channel.norm"}[architecture]
+    convmixer = architecture == "convmixer"
+    owner, norm = ("", "pointwise_norm") if convmixer else ("channel.mixer", "channel.norm")
 
     def eps(block: nn.Module) -> None:
         block.get_submodule(norm).eps = 1.0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import isopatch
 from isopatch.kernels import swap
-from isopatch.kernels.native import transformer
+from isopatch.kernels.native import linear, mlp, transformer
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
@@ -167,15 +167,16 @@ def test_a_small_difference_would_be_seen(native: NativeLibrary, precision: str,
 def test_a_gradient_that_is_missing_would_be_seen(
     native: NativeLibrary, precision: str, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    back = transformer._back
+    back = linear.back
 
-    def changed(*given: Any, **named: Any) -> transformer.Gradients:
+    def changed(*given: Any, **named: Any) -> linear.Gradients:
         found = back(*given, **named)
         if getattr(found, field) is not None:
             setattr(found, field, 0 * getattr(found, field))
         return found
 
-    monkeypatch.setattr(transformer, "_back", changed)
+    for module in (transformer, mlp):
+        monkeypatch.setattr(module, "back", changed)
     plain = spread(vit())
     twin = copy.deepcopy(plain)
     swap(twin, kernels="native", precision=precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -10,30 +11,20 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from isopatch.kernels.native import transformer
-from isopatch.kernels.native.fallback import (
-    NOTHING,
-    WEIGHTS,
-    Teller,
-    altered,
-    hooked,
-    served_type,
-    watched,
-)
+from isopatch.kernels.native.branch_fit import drops_values, keep_factors, unfit_attention, unfit_mlp
+from isopatch.kernels.native.fallback import NOTHING, Teller, altered, hooked, served_type, watched
 from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
-from isopatch.kernels.native.norms import LANES
+from isopatch.kernels.native.linear import Tokens
 from isopatch.kernels.native.shape import activation_number
-from isopatch.kernels.native.transformer import Kept, Tokens, Weights
+from isopatch.kernels.native.transformer import Kept, Weights
 from isopatch.kernels.twin import Precision, Unfit
-from isopatch.nn.block import ResidualBranch, TwoStepBlock, drop_path
+from isopatch.nn.block import ResidualBranch, TwoStepBlock
 from isopatch.nn.blocks import Blocks
 from isopatch.nn.channel_mixers import Mlp
 from isopatch.nn.layout import Grid
 from isopatch.nn.token_mixers import Attention
-
-SCALE = frozenset(("scale",))
-HEAD_LANES = 16  # a head's width is a multiple of this
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
@@ -63,7 +54,8 @@ def unfit(blocks: nn.Module) -> str | None:
     for block in blocks._modules.values():
         reason = altered(cast(nn.Module, block), (TwoStepBlock,), NOTHING)
         if reason is None:
-            reason = _unfit(cast(TwoStepBlock, block))
+            token, channel = _branches((cast(nn.Module, block),))
+            reason = unfit_attention(token) or unfit_mlp(channel)
         if reason is not None:
             return reason
         own = _sizes(cast(TwoStepBlock, block))
@@ -73,90 +65,15 @@ def unfit(blocks: nn.Module) -> str | None:
     return None if sizes else "there are no blocks"
 
 
-def _parts(block: nn.Module) -> tuple[Any, Any, Any, Any]:
-    """Token branch, channel branch, attention, MLP; past `nn.Module.__getattr__`, the slow part of a look."""
-    token, channel = cast(Any, block._modules["token"]), cast(Any, block._modules["channel"])
-    return token, channel, token._modules["mixer"], channel._modules["mixer"]
-
-
 def _sizes(block: TwoStepBlock) -> tuple[int, int, int, int | None]:
-    _, _, attention, mlp = _parts(block)
+    attention, mlp = (cast(Any, block._modules[name])._modules["mixer"] for name in ("token", "channel"))
     own = mlp._modules
     act = activation_number(own["activation"])
     return attention._modules["proj"].in_features, own["fc1"].out_features, attention.num_heads, act
 
 
-def _unfit(block: TwoStepBlock) -> str | None:
-    token, channel, attention, mlp = _parts(block)
-    for branch in (token, channel):
-        scaled = NOTHING if branch.scale is None else SCALE
-        reason = altered(branch, (ResidualBranch,), scaled)
-        if reason is not None:
-            return reason
-    reason = altered(attention, (Attention,), NOTHING) or altered(mlp, (Mlp,), NOTHING)
-    if reason is not None:
-        return reason
-    activation = mlp._modules["activation"]
-    for dropout in (attention._modules["projection_dropout"], mlp._modules["dropout"]):
-        reason = reason or altered(dropout, (nn.Dropout,), NOTHING)
-    if reason is not None:
-        return reason
-    if attention.relative_bias is not None:
-        return "relative positions are added to the scores"
-    if activation_number(activation) is None:
-        return f"the activation {activation} is neither exact GELU nor ReLU"
-    reason = altered(activation, (nn.GELU, nn.ReLU), NOTHING)
-    return reason or _unfit_layers(token, channel, attention, mlp)
-
-
-def _unfit_layers(token: Any, channel: Any, attention: Any, mlp: Any) -> str | None:
-    qkv, proj = attention._modules["qkv"], attention._modules["proj"]
-    layers = qkv, proj, mlp._modules["fc1"], mlp._modules["fc2"]
-    for layer in layers:
-        reason = altered(layer, (nn.Linear,), WEIGHTS)
-        if reason is not None:
-            return reason
-        if layer._parameters["bias"] is None and layer is not qkv:
-            return "a linear layer has no bias"
-    dim, hidden = proj.in_features, layers[2].out_features
-    for name, size, lanes in (
-        ("dim", dim, LANES),
-        ("mlp", hidden, LANES),
-        ("head", dim // attention.num_heads, HEAD_LANES),
-    ):
-        if size % lanes:
-            return f"{name} width {size} is not a multiple of {lanes}"
-    wanted = (3 * dim, dim), (dim, dim), (hidden, dim), (dim, hidden)
-    for layer, shape in zip(layers, wanted, strict=True):
-        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
-        if weight.shape != shape or (bias is not None and bias.shape != shape[:1]):
-            return f"a linear layer is {tuple(weight.shape)}, not {shape}"
-    for branch in (token, channel):
-        norm = branch._modules["norm"]
-        if type(norm) is not nn.LayerNorm or norm.weight is None or norm.bias is None:
-            return f"{type(norm).__name__} is not LayerNorm with weight and bias"
-        reason = altered(norm, (nn.LayerNorm,), WEIGHTS)
-        if reason is not None:
-            return reason
-        if any(cast(Tensor, each).shape != (dim,) for each in norm._parameters.values()):
-            return f"LayerNorm is not over {dim} channels"
-        if branch.scale is not None and branch.scale.shape != (dim,):
-            return f"the branch's scale is not of {dim} channels"
-    return None
-
-
-def _drops(block: TwoStepBlock) -> bool:
-    """Whether single values are dropped now, which the passes do not do; every part has its own mode."""
-    _, _, attention, mlp = _parts(block)
-    layers = attention._modules["projection_dropout"], mlp._modules["dropout"]
-    return bool(
-        (attention.training and attention.dropout) or any(each.training and each.p for each in layers)
-    )
-
-
-def _drops_branches(block: TwoStepBlock) -> bool:
-    branches = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
-    return any(branch.training and branch.drop_path for branch in branches)
+def _branches(blocks: Iterable[nn.Module]) -> Iterator[ResidualBranch]:
+    return (cast(ResidualBranch, block._modules[name]) for block in blocks for name in ("token", "channel"))
 
 
 class NativeTransformerBlocks(Blocks):
@@ -193,7 +110,7 @@ class NativeTransformerBlocks(Blocks):
         if recompute or watched(tokens) or self._altered() or not self._takes(tokens):
             return super().forward(tokens, grid, recompute=recompute)
         blocks = cast("list[TwoStepBlock]", list(self))
-        if any(_drops(block) for block in blocks):
+        if any(map(drops_values, _branches(blocks))):
             return super().forward(tokens, grid)
         with torch.autocast("cpu", enabled=False):
             out = self._run(tokens.float().contiguous(), blocks)
@@ -218,9 +135,9 @@ class NativeTransformerBlocks(Blocks):
                 return out
         lib = loaded()
         weights, structs = self._laid_out(lib, self._intact.parameters())
-        if any(_drops_branches(block) for block in blocks):
+        if any(branch.training and branch.drop_path for branch in _branches(blocks)):
             for block, each in zip(blocks, weights, strict=True):
-                stream, _ = transformer.forward(lib, shape, stream, each, keep_factors(block, shape))
+                stream, _ = transformer.forward(lib, shape, stream, each, _keep(block, shape))
             return stream
         stream = stream.clone()
         transformer.infer(lib, shape, stream, weights[0], structs)
@@ -231,8 +148,7 @@ class NativeTransformerBlocks(Blocks):
     ) -> tuple[list[Weights], ctypes.Array[Any]]:
         """Weights for inference, made once and again when any of them changed."""
         blocks = cast("list[TwoStepBlock]", list(self))
-        branches = [cast(ResidualBranch, each) for block in blocks for each in (block.token, block.channel)]
-        settings = [cast(nn.LayerNorm, branch.norm).eps for branch in branches], _sizes(blocks[0])
+        settings = [cast(nn.LayerNorm, each.norm).eps for each in _branches(blocks)], _sizes(blocks[0])
 
         def make() -> tuple[list[Weights], ctypes.Array[Any]]:
             weights = [transformer.weights_of(lib, block, self.dtype, backward=False) for block in blocks]
@@ -241,17 +157,9 @@ class NativeTransformerBlocks(Blocks):
         return self._fixed.of(lib, parameters, settings, make)
 
 
-def keep_factors(block: TwoStepBlock, shape: Tokens) -> tuple[Tensor | None, Tensor | None]:
-    """Draw which pictures' branches are dropped, as the plain block does: factors (B,), or None."""
-    token, channel = cast(ResidualBranch, block.token), cast(ResidualBranch, block.channel)
-    return _factors(token, shape), _factors(channel, shape)
-
-
-def _factors(branch: ResidualBranch, shape: Tokens) -> Tensor | None:
-    if not (branch.training and branch.drop_path > 0):
-        return None
-    ones = torch.ones(shape.images, 1, 1, dtype=shape.dtype)
-    return drop_path(ones, branch.drop_path).flatten().float()
+def _keep(block: TwoStepBlock, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+    token, channel = _branches((block,))
+    return keep_factors(token, tokens), keep_factors(channel, tokens)
 
 
 class _TransformerRun(torch.autograd.Function):
@@ -268,7 +176,7 @@ class _TransformerRun(torch.autograd.Function):
         ctx.shape, ctx.blocks, ctx.kept = shape, cast("list[TwoStepBlock]", list(twin)), []
         for block in ctx.blocks:
             weights = transformer.weights_of(lib, block, shape.dtype, backward=True)
-            stream, kept = transformer.forward(lib, shape, stream, weights, keep_factors(block, shape))
+            stream, kept = transformer.forward(lib, shape, stream, weights, _keep(block, shape))
             ctx.kept.append(kept)
         ctx.kept[0].x = stream.new_empty(0)
         return stream
