@@ -79,6 +79,11 @@ def test_the_page_of_distillation_is_made_from_the_result_files():
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/distillation_table.py"
 
 
+def test_the_page_of_what_models_look_like_inside_is_made_from_its_result_file():
+    check = [sys.executable, str(ROOT / "tools" / "inside_table.py"), "--check"]
+    assert subprocess.run(check, check=False).returncode == 0, "run python tools/inside_table.py"
+
+
 def test_the_page_of_parity_is_made_from_the_result_files():
     check = [sys.executable, str(ROOT / "tools" / "parity_table.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/parity_table.py"

@@ -44,3 +44,32 @@ def test_freed_memory_is_used_again() -> None:
         pytest.skip("the C library is not glibc, or refuses the setting")
     _, without = measured("leave")
     assert faults < without / 20, (faults, without)
+
+
+RELEASE = """
+import resource
+from pathlib import Path
+import torch
+from isopatch.kernels.memory import keep_freed_memory, release_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+print(int(keep_freed_memory()))
+blocks = [torch.ones(2**24) for _ in range(8)]  # 512 MiB
+wanted = blocks[3]
+del blocks
+print(resident())
+print(int(release_freed_memory(above=2**40)), resident())
+print(int(release_freed_memory(above=2**28)), resident())
+assert float(wanted.double().mean()) == 1
+"""
+
+
+def test_freed_memory_is_given_back_where_it_is_much() -> None:
+    done = subprocess.run([sys.executable, "-c", RELEASE], capture_output=True, text=True, check=True)
+    kept, held, few, much = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    if not kept[0]:
+        pytest.skip("the C library is not glibc, or refuses the setting")
+    assert few[0] == 0 and few[1] >= held[0] - 2**24, "a process that holds little is left alone"
+    assert much[0] == 1 and much[1] < held[0] - 6 * 2**26, (held, much)

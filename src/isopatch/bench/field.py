@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from isopatch.bench.build import build_runner, deviation
@@ -54,14 +55,21 @@ def check_kernels(kernels: str) -> None:
         raise UsageError(f"--kernels '{kernels}'{nearest(kernels, KERNELS)}: there are {', '.join(KERNELS)}")
 
 
-def assemble(request: Request, task: Task, subject: Subject, threads: tuple[int, ...]) -> Field:
+def assemble(
+    request: Request,
+    task: Task,
+    subject: Subject,
+    threads: tuple[int, ...],
+    before: Callable[[], object] = lambda: None,
+) -> Field:
     """Build every contender and compare it with the plain model; those that deviate are not timed.
 
-    Raises UsageError where our kernels were asked for by name and cannot run.
+    before: called ahead of each. Raises UsageError where our kernels were asked for by name and cannot run.
     """
     found = Field()
     for setting in _settings(request, task, subject, found):
         for number in threads:
+            before()
             if not _try(replace(setting, threads=number), task, subject, found):
                 break
     return found

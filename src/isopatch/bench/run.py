@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import statistics
@@ -22,13 +23,14 @@ from isopatch.bench.setting import Setting, Task
 from isopatch.bench.subject import Subject, open_subject
 from isopatch.bench.turns import TURN_SECONDS, Entrant, call_times, percentile, spread, take_turns
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.kernels.memory import keep_freed_memory
+from isopatch.kernels.memory import keep_freed_memory, release_freed_memory
 from isopatch.kernels.twin import Precision
 from isopatch.training.hardware import available_cores, busy_note
 
 log = logging.getLogger("isopatch")
 
 LATENCY_SECONDS = 3.0
+KEPT_AT_MOST = 6 * 2**30  # bytes: with more in memory a contender gives back what is free to the next one
 # A training step is a forward pass, and a backward pass of twice its products.
 PASSES = {"infer": 1, "train": 3}
 
@@ -84,7 +86,8 @@ def _measure(source: str, request: Request, task: Task, threads: tuple[int, ...]
     subject = open_subject(source, **how)  # type: ignore[arg-type]
     facts = subject.facts
     log.info("%s: %s, %.3f GMACs a picture", source, facts["name"], facts["macs"] / 1e9)
-    field = assemble(request, task, subject, threads)
+    release = functools.partial(release_freed_memory, above=KEPT_AT_MOST)
+    field = assemble(request, task, subject, threads, before=release)
     matrices: dict[MatrixKey, Entrant] = {
         (precision, number): matrix_entrant(precision, number, task.device)
         for precision in request.precisions
@@ -104,6 +107,7 @@ def _measure(source: str, request: Request, task: Task, threads: tuple[int, ...]
         rounds=request.rounds,
         seed=request.seed,
         turn_seconds=TURN_SECONDS,
+        before=release,
         between=lambda done: log.info("%s: round %d of %d", source, done, request.rounds),
     )
     operations = 2 * facts["macs"] * PASSES[task.mode]
@@ -232,6 +236,7 @@ def _closer(
         }
     if request.memory:
         log.info("peak memory: %s", setting)
+        release_freed_memory(above=KEPT_AT_MOST)
         try:
             found["peak_memory_mb"] = round(peak_memory_mb(how, task, setting), 1)
         except IsopatchError as error:

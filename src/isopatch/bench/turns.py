@@ -31,14 +31,17 @@ class Entrant:
     group: str | None = None
     rates: list[float] = field(default_factory=list)
 
-    def turn(self, at_least: float) -> None:
-        """Call once to warm up, then for a while, and note the rate. A call that is long counts at once."""
+    def turn(self, at_least: float, *, cold: bool = False) -> None:
+        """Call once to warm up, then for a while, and note the rate.
+
+        A call that is long counts at once, unless it is cold: the memory it works in is new to the process.
+        """
         torch.set_num_threads(self.threads)
         start = time.perf_counter()
         self.call()
         seconds = time.perf_counter() - start
         calls = 1
-        if seconds < WARM_UP_BELOW:
+        if cold or seconds < WARM_UP_BELOW:
             calls, seconds, start = 0, 0.0, time.perf_counter()
         while calls == 0 or seconds < at_least:
             self.call()
@@ -53,15 +56,20 @@ def take_turns(
     rounds: int,
     seed: int,
     turn_seconds: float = TURN_SECONDS,
+    before: Callable[[], bool] = lambda: False,
     between: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Let every entrant have one turn in each round; `between` is told how many rounds are done."""
+    """Let every entrant have one turn in each round.
+
+    before: called ahead of each turn; says whether this one starts cold. between: is told how many rounds are
+    done.
+    """
     order = random.Random(seed)
     running = list(entrants)
     for number in range(rounds):
         order.shuffle(running)
         for entrant in running:
-            entrant.turn(turn_seconds)
+            entrant.turn(turn_seconds, cold=before())
         for entrant in entrants:
             if len(entrant.rates) <= number:
                 entrant.rates.append(float("nan"))

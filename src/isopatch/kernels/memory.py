@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import mmap
 import sys
+from pathlib import Path
+from typing import Any
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's numbers (malloc.h)
 _LARGEST_BLOCK, _NEVER = 2**30, -1
+_STATM = Path("/proc/self/statm")
 
 log = logging.getLogger("isopatch")
 
@@ -18,16 +22,40 @@ def keep_freed_memory() -> bool:
     """Let glibc keep large freed blocks for the next allocation; return whether it does.
 
     By default they go back to the system, and every step of a training faults the same pages in again, which
-    costs as much as the arithmetic where that is fast. The process keeps its largest extent until it ends,
-    which is logged when it is asked for first. False where the C library is not glibc.
+    costs as much as the arithmetic where that is fast. The process keeps its largest extent until it ends or
+    `release_freed_memory` is called, which is logged when it is asked for first. False where the C library is
+    not glibc.
     """
-    if sys.platform != "linux":
+    libc = _glibc()
+    if libc is None:
         return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    kept = bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    kept = bool(libc.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(libc.mallopt(_TRIM_THRESHOLD, _NEVER))
     if kept:
         log.info("memory: what is freed stays with this process, whose next steps then fault no pages in")
     return kept
+
+
+def release_freed_memory(*, above: int) -> bool:
+    """Give freed memory back where the process holds more than `above` bytes; return whether it did.
+
+    For a change of work: blocks of new sizes do not fit into the gaps between those of the work before, so
+    what a process keeps grows with each. The next allocations fault their pages in again.
+    """
+    libc = _glibc()
+    if libc is None or int(_STATM.read_text().split()[1]) * mmap.PAGESIZE <= above:
+        return False
+    libc.malloc_trim(0)
+    return True
+
+
+@functools.cache
+def _glibc() -> Any:
+    """The C library where it is glibc, else None."""
+    if sys.platform != "linux":
+        return None
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        _ = libc.mallopt, libc.malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return libc

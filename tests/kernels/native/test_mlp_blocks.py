@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernels.native.comparison import Tolerance, off
+from tests.kernels.native.test_transformer import QUICK, spread
 from torch import Tensor, nn
 
 import isopatch
@@ -17,24 +18,6 @@ from isopatch.kernels import swap
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.block import ResidualBranch
 from isopatch.nn.skeleton import Isotropic
-
-QUICK = settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],  # a failing case is small as it is; shrinking it takes minutes
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-def spread(model: Isotropic) -> Isotropic:
-    """Draw weights with which every part counts, unlike those a training starts from."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.15)
-        else:
-            nn.init.uniform_(parameter, 0.3, 1.0)
-    return model
 
 
 @dataclass

@@ -15,15 +15,14 @@ from isopatch.kernels.native.convmixer import Fixed, Kept
 from isopatch.kernels.native.fallback import (
     NOTHING,
     WEIGHTS,
-    Teller,
     altered,
     hooked,
     served_type,
     watched,
 )
-from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
+from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.native.shape import Shape, activation_number, known_activation
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
@@ -100,7 +99,7 @@ def _geometry(convolution: nn.Conv2d) -> tuple[object, ...]:
     )
 
 
-class NativeConvMixerBlocks(Blocks):
+class NativeConvMixerBlocks(NativeBlocks):
     """Holds the plain blocks and computes them in C++. Tokens (B, N, C), in float32 or, inside, bfloat16.
 
     Returns what the plain blocks return: bfloat16 under autocast, else the tokens' own type. The plain blocks
@@ -108,26 +107,14 @@ class NativeConvMixerBlocks(Blocks):
     do not take, and, said once, where the blocks are no longer what was replaced.
     """
 
-    twin_library = "native"
+    computes = "ConvMixer blocks"
+    plain = "ConvMixer blocks run"
+    _fixed: LaidOut[list[Fixed]]
 
     def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the blocks, without a copy."""
         super().__init__(blocks)
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.twin_name = f"native ConvMixer blocks, {precision}, {lib.instructions}"
-        self._fixed: LaidOut[list[Fixed]] = LaidOut()
-        self._tell = Teller("ConvMixer blocks run")
-        self._intact = Intact()
-
-    def train(self, mode: bool = True) -> NativeConvMixerBlocks:
-        """Set the mode; what was laid out for inference is made anew."""
-        self._fixed.forget()
-        super().train(mode)
-        return self
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """Return a block, or `Blocks` of some."""
-        return Blocks(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
@@ -142,10 +129,6 @@ class NativeConvMixerBlocks(Blocks):
         with torch.autocast("cpu", enabled=False):
             out = self._run(prepared.contiguous(), shape)
         return out[..., :dim].to(wanted).contiguous()
-
-    def _altered(self) -> bool:
-        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
     def _takes(self, tokens: Tensor, grid: Grid) -> bool:
         """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""

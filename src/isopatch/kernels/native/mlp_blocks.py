@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from isopatch.kernels.native import mlp
 from isopatch.kernels.native.branch_fit import drops_values, keep_factors, unfit_mlp
-from isopatch.kernels.native.fallback import NOTHING, Teller, altered, hooked, served_type, watched
-from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.native.fallback import NOTHING, altered, hooked, served_type, watched
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.linear import Tokens
 from isopatch.kernels.native.mlp import MlpSteps
+from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.block import ResidualBranch, TwoStepBlock
 from isopatch.nn.blocks import Blocks
@@ -49,7 +49,7 @@ def unfit(blocks: nn.Module) -> str | None:
     return None if blocks._modules else "there are no blocks"
 
 
-class NativeMlpBlocks(Blocks):
+class NativeMlpBlocks(NativeBlocks):
     """Holds the plain blocks and computes their channel steps in C++. Tokens (B, N, C).
 
     Returns what the plain blocks return. These run where gradients are asked for, where values are dropped,
@@ -57,26 +57,14 @@ class NativeMlpBlocks(Blocks):
     blocks are no longer what was replaced.
     """
 
-    twin_library = "native"
+    computes = "MLPs of the blocks, inference"
+    plain = "MLPs of the blocks run"
+    _fixed: LaidOut[list[MlpSteps]]
 
     def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the blocks, without a copy."""
         super().__init__(blocks)
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.twin_name = f"native MLPs of the blocks, inference, {precision}, {lib.instructions}"
-        self._fixed: LaidOut[list[MlpSteps]] = LaidOut()
-        self._tell = Teller("MLPs of the blocks run")
-        self._intact = Intact()
-
-    def train(self, mode: bool = True) -> NativeMlpBlocks:
-        """Set the mode; what was laid out for inference is made anew."""
-        self._fixed.forget()
-        super().train(mode)
-        return self
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """Return a block, or `Blocks` of some."""
-        return Blocks(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
@@ -101,10 +89,6 @@ class NativeMlpBlocks(Blocks):
         return torch.is_grad_enabled() and (
             tokens.requires_grad or any(each.requires_grad for each in self.parameters())
         )
-
-    def _altered(self) -> bool:
-        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
     def _laid_out(self, lib: NativeLibrary) -> list[MlpSteps]:
         """The steps of all blocks for inference, made once and again when a parameter changed."""

@@ -13,15 +13,14 @@ from isopatch.kernels.native import norms
 from isopatch.kernels.native.fallback import (
     NOTHING,
     WEIGHTS,
-    Teller,
     altered,
     hooked,
     served_type,
     watched,
 )
-from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats, loaded
+from isopatch.kernels.native.native_twin import NativeTwin
 from isopatch.kernels.native.norms import Norm, known, pad_last, padded
 from isopatch.kernels.native.shape import CHUNK, Shape, activation_number, known_activation
 from isopatch.kernels.twin import Precision, Unfit
@@ -44,8 +43,9 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     return (NativeProjection if bare else NativePatchStem)(module, precision, loaded())
 
 
-def unfit(stem: PatchStem) -> str | None:
+def unfit(module: nn.Module) -> str | None:
     """Say why the passes cannot do what this stem does, or None where they can."""
+    stem = cast(PatchStem, module)
     proj, side = stem.proj, stem.patch_size
     reason = altered(proj, (nn.Conv2d,), WEIGHTS)
     if reason is not None:
@@ -74,30 +74,24 @@ def _takes(stem: PatchStem, x: Tensor) -> bool:
     return x.dim() == 4 and x.shape[1] == stem.proj.in_channels and served_type(x) and x.numel() > 0
 
 
-class NativeProjection(PatchStem):
+class _NativeStem(NativeTwin, PatchStem):
+    def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
+        """Take over the parts, without a copy."""
+        nn.Module.__init__(self)
+        self.patch_size, self.stride, self.exact = stem.patch_size, stem.stride, stem.exact
+        self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
+        self._prepare(precision, lib, unfit)
+
+
+class NativeProjection(_NativeStem):
     """Holds ViT's stem and computes it in C++ where no gradient is wanted; the plain one runs elsewhere.
 
     Also in the cases that `NativeConvMixerBlocks` names.
     """
 
-    twin_library = "native"
-
-    def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
-        """Take over the projection, without a copy."""
-        nn.Module.__init__(self)
-        self.patch_size, self.stride, self.exact = stem.patch_size, stem.stride, stem.exact
-        self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.twin_name = f"native patch projection, inference, {precision}, {lib.instructions}"
-        self._packed: LaidOut[tuple[Tensor, Tensor]] = LaidOut()
-        self._tell = Teller("stem runs")
-        self._intact = Intact()
-
-    def train(self, mode: bool = True) -> NativeProjection:
-        """Set the mode; what was laid out for inference is made anew."""
-        self._packed.forget()
-        super().train(mode)
-        return self
+    computes = "patch projection, inference"
+    plain = "stem runs"
+    _fixed: LaidOut[tuple[Tensor, Tensor]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
@@ -118,35 +112,22 @@ class NativeProjection(PatchStem):
     def _laid_out(self, lib: NativeLibrary, channels: int) -> tuple[Tensor, Tensor]:
         """The weights as the pass reads them, made again when they changed."""
         bias = known(self.proj.bias)
-        return self._packed.of(
+        return self._fixed.of(
             lib,
             [self.proj.weight, bias],
             None,
             lambda: (_packed(self, channels), pad_last(bias, channels)),
         )
 
-    def _altered(self) -> bool:
-        """Whether the stem is no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
-
-class NativePatchStem(PatchStem):
+class NativePatchStem(_NativeStem):
     """Holds the plain stem's parts and computes them in C++; see `NativeConvMixerBlocks` for types.
 
     The plain parts run where a gradient of the picture itself is wanted, and in the cases named there.
     """
 
-    twin_library = "native"
-
-    def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
-        """Take over the parts, without a copy."""
-        nn.Module.__init__(self)
-        self.patch_size, self.stride, self.exact = stem.patch_size, stem.stride, stem.exact
-        self.proj, self.activation, self.norm = stem.proj, stem.activation, stem.norm
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.twin_name = f"native patch stem, {precision}, {lib.instructions}"
-        self._tell = Teller("stem runs")
-        self._intact = Intact()
+    computes = "patch stem"
+    plain = "stem runs"
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
@@ -166,10 +147,6 @@ class NativePatchStem(PatchStem):
             else:
                 tokens = _run(x.float(), shape, self, keep=False)[0]
         return tokens[..., :dim].to(wanted).contiguous(), grid
-
-    def _altered(self) -> bool:
-        """Whether the stem is no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
 
 def _pictures(stem: PatchStem, shape: Shape, x: Tensor, act: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from isopatch.kernels.native import transformer
 from isopatch.kernels.native.branch_fit import drops_values, keep_factors, unfit_attention, unfit_mlp
-from isopatch.kernels.native.fallback import NOTHING, Teller, altered, hooked, served_type, watched
-from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.native.fallback import NOTHING, altered, hooked, served_type, watched
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.linear import Tokens
+from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.native.shape import activation_number
 from isopatch.kernels.native.transformer import Kept, Weights
 from isopatch.kernels.twin import Precision, Unfit
@@ -76,7 +76,7 @@ def _branches(blocks: Iterable[nn.Module]) -> Iterator[ResidualBranch]:
     return (cast(ResidualBranch, block._modules[name]) for block in blocks for name in ("token", "channel"))
 
 
-class NativeTransformerBlocks(Blocks):
+class NativeTransformerBlocks(NativeBlocks):
     """Holds the plain blocks and computes them in C++. Tokens (B, N, C); the residual stream is float32.
 
     Returns the tokens' own type, as the plain blocks do. The plain blocks run where activations are to be
@@ -84,26 +84,14 @@ class NativeTransformerBlocks(Blocks):
     not take, and, said once, where the blocks are no longer what was replaced.
     """
 
-    twin_library = "native"
+    computes = "transformer blocks"
+    plain = "transformer blocks run"
+    _fixed: LaidOut[tuple[list[Weights], ctypes.Array[Any]]]
 
     def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the blocks, without a copy."""
         super().__init__(blocks)
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.twin_name = f"native transformer blocks, {precision}, {lib.instructions}"
-        self._fixed: LaidOut[tuple[list[Weights], ctypes.Array[Any]]] = LaidOut()
-        self._tell = Teller("transformer blocks run")
-        self._intact = Intact()
-
-    def train(self, mode: bool = True) -> NativeTransformerBlocks:
-        """Set the mode; what was laid out for inference is made anew."""
-        self._fixed.forget()
-        super().train(mode)
-        return self
-
-    def __getitem__(self, index: int | slice) -> Any:
-        """Return a block, or `Blocks` of some."""
-        return Blocks(list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
@@ -115,10 +103,6 @@ class NativeTransformerBlocks(Blocks):
         with torch.autocast("cpu", enabled=False):
             out = self._run(tokens.float().contiguous(), blocks)
         return out.to(tokens.dtype)
-
-    def _altered(self) -> bool:
-        """Whether the blocks are no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, unfit(self))
 
     def _takes(self, tokens: Tensor) -> bool:
         """Whether these are tokens of such blocks; what is not, the plain blocks refuse in their words."""
