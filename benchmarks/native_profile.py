@@ -1,10 +1,12 @@
 """Where a native step's time goes, pass by pass, and how much of it the CPU's own arithmetic must take.
 
 Claim: no step is faster than its bound: its products and depthwise sums at the rate that the product kernel
-reaches on this core in bf16 with operands in the cache. What lies between bound and step is all that better
-kernels could gain here; a floor beyond the bound cannot be reached on this CPU. One thread, bf16.
+reaches on this core in bf16 with operands in the cache, and its activations and their slopes at the rate of a
+pass that does nothing else, also in the cache. What lies between bound and step is all that better kernels
+could gain here; a floor beyond the bound cannot be reached on this CPU. What memory costs is seen beside it:
+the same passes with a sixteenth of the pictures, whose activations stay in the caches. One thread, bf16.
 Control: a step below its bound, which a miscounted operation would show as, fails.
-Hardware: one quiet core. Time: two minutes.
+Hardware: one quiet core. Time: three minutes.
 Command: python -m benchmarks.native_profile [ROW ...]
 """
 
@@ -16,6 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,8 +32,10 @@ import isopatch
 from isopatch.kernels import swap
 from isopatch.kernels.memory import keep_freed_memory
 from isopatch.kernels.native.library import NativeLibrary, loaded
+from isopatch.kernels.native.linear import SOURCES
 
 Arguments = Mapping[str, Any]
+FEWER = 16  # times: of so many pictures the activations between passes stay in the cache
 
 
 def _depthwise(a: Arguments) -> float:
@@ -81,12 +86,36 @@ SUMS: dict[str, Callable[[Arguments], float]] = {
 }
 
 
+def _map(a: Arguments) -> float:
+    return 1.0 * a["images"] * a["height"] * a["width"] * a["channels"]
+
+
+def _given(a: Arguments, *names: str) -> int:
+    return sum(a.get(name) is not None for name in names)
+
+
+# Activations and slopes of each pass. Of those with statistics, one for the sums over what is stored.
+ACTIVATIONS: dict[str, Callable[[Arguments], float]] = {
+    "stem_forward": lambda a: _stem(a) / 2 / a["inner"] * _given(a, "sums", "scale"),
+    "normalise": lambda a: 1.0 * a["rows"] * a["channels"],
+    "depthwise_forward": lambda a: _map(a) * _given(a, "sums", "scale", "in_scale"),
+    "pointwise_forward": lambda a: 1.0 * a["rows"] * a["channels"] * _given(a, "sums", "scale", "u1"),
+    "gradient_sums": lambda a: 1.0 * a["rows"] * a["channels"],
+    "pointwise_backward": lambda a: 3.0 * a["rows"] * a["channels"],
+    "depthwise_backward": lambda a: _map(a) * (2 + _given(a, "before_u")),
+    "stem_backward": lambda a: _stem(a) / 2 / a["inner"] * 2,
+    "linear_forward": lambda a: 1.0 * a["rows"] * a["inner"] * (a["source"] == SOURCES["act"]),
+    "linear_backward": lambda a: 2.0 * a["rows"] * a["inner"] * (a["source"] == SOURCES["act"]),
+    "transformer_infer": lambda a: 1.0 * a["images"] * a["tokens"] * a["depth"] * a["hidden"],
+}
+
+
 class Ledger:
     """Seconds and operations of every pass while it is watched."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.products = self.sums = 0.0
+        self.products = self.sums = self.activations = 0.0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -98,6 +127,7 @@ class Ledger:
             self.seconds[name] += time.perf_counter() - start
             self.products += PRODUCTS[name](arguments) if name in PRODUCTS else 0
             self.sums += SUMS[name](arguments) if name in SUMS else 0
+            self.activations += ACTIVATIONS[name](arguments) if name in ACTIVATIONS else 0
 
         NativeLibrary.call = call  # type: ignore[method-assign]
         try:
@@ -118,14 +148,14 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     keep_freed_memory()
-    rate = product_rate(torch.bfloat16)
-    found = [profile(rows[name], given.n, rate) for name in given.rows or rows]
+    rates = Rates(product_rate(torch.bfloat16), activation_rate(torch.bfloat16))
+    found = [profile(rows[name], given.n, rates) for name in given.rows or rows]
     shares = ", ".join(f"{row['row']} {row['share_of_bound']:.0%}" for row in found)
     return record(
         "native_profile",
         claim="native steps against what the CPU's arithmetic alone would take (one thread, bf16)",
-        measured=f"share of the step that products and depthwise sums must take: {shares}; product kernel "
-        f"{rate / 1e9:.0f} GFLOP/s",
+        measured=f"share of the step that products, depthwise sums and activations must take: {shares}; "
+        f"product kernel {rates.operations / 1e9:.0f} GFLOP/s, {rates.activations / 1e9:.1f} G activations/s",
         figure={"share_of_bound": {row["row"]: row["share_of_bound"] for row in found}},
         passed=all(row["share_of_bound"] <= 1 for row in found),
         n=given.n,
@@ -134,9 +164,18 @@ def main() -> int:
         out=given.out,
         threads=1,
         instructions=loaded().instructions,
-        operations_per_second=rate,
+        operations_per_second=rates.operations,
+        activations_per_second=rates.activations,
         rows=found,
     )
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the core does in a second with everything in its cache."""
+
+    operations: float
+    activations: float
 
 
 def product_rate(dtype: torch.dtype) -> float:
@@ -167,12 +206,80 @@ def _product_seconds(dtype: torch.dtype, columns: int) -> float:
     return best
 
 
-def profile(row: Row, n: int, rate: float) -> dict[str, Any]:
-    """Time a row's step as a whole and by passes."""
+def activation_rate(dtype: torch.dtype) -> float:
+    """Exact GELUs a second, with the norm behind them, of values in the cache; the best of many passes."""
+    lib = loaded()
+    few, many = 32, 128
+    seconds = _activation_seconds(lib, dtype, many) - _activation_seconds(lib, dtype, few)
+    return _CHANNELS * (many - few) / seconds
+
+
+_CHANNELS = 256
+
+
+def _activation_seconds(lib: NativeLibrary, dtype: torch.dtype, rows: int) -> float:
+    u, out = torch.randn(rows, _CHANNELS).to(dtype), torch.empty(rows, _CHANNELS, dtype=dtype)
+    how = {"dtype": int(dtype == torch.bfloat16), "act": 0, "rows": rows, "chunk": rows}
+    one = torch.ones(_CHANNELS)
+    return _best(lambda: lib.call("normalise", **how, channels=_CHANNELS, u=u, scale=one, shift=one, x=out))
+
+
+def _best(call: Callable[[], None]) -> float:
+    best = float("inf")
+    for _ in range(3000):
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
+    """Time a row's step as a whole and by passes, and its passes with few pictures too."""
     model = isopatch.create_model(row.model, image_size=row.image_size, **row.arguments)
     model.train(row.mode == "train")
     swap(model, kernels="native", precision="bf16")
-    step = _training(model, row) if row.mode == "train" else _inference(model, row)
+    seconds, ledgers = _watched(model, row, row.batch, n)
+    middle = statistics.median(seconds)
+    ledger, passes = ledgers[0], _by_pass(ledgers)
+    arithmetic = {
+        "products": ledger.products / rates.operations,
+        "depthwise": ledger.sums / rates.operations,
+        "activations": ledger.activations / rates.activations,
+    }
+    bound = sum(arithmetic.values())
+    few = max(1, row.batch // FEWER)
+    from_cache = {
+        name: value * row.batch / few for name, value in _by_pass(_watched(model, row, few, 3 * n)[1]).items()
+    }
+    return {
+        "row": row.name,
+        "batch": row.batch,
+        "images_per_second": row.batch / middle,
+        "images_per_second_at_bound": row.batch / bound,
+        "share_of_bound": round(bound / middle, 3),
+        "milliseconds": spread([1000 * value for value in seconds]),
+        "milliseconds_at_bound": _milliseconds(arithmetic),
+        "milliseconds_of_passes": _milliseconds(passes),
+        "milliseconds_of_passes_from_cache": _milliseconds(from_cache),
+        "pictures_in_cache": few,
+        "milliseconds_outside": round(1000 * (middle - sum(passes.values())), 2),
+        "product_operations": ledger.products,
+        "depthwise_operations": ledger.sums,
+        "activations": ledger.activations,
+    }
+
+
+def _milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(1000 * value, 2) for name, value in seconds.items()}
+
+
+def _by_pass(ledgers: list[Ledger]) -> dict[str, float]:
+    return {name: statistics.median(each.seconds[name] for each in ledgers) for name in ledgers[0].seconds}
+
+
+def _watched(model: nn.Module, row: Row, batch: int, n: int) -> tuple[list[float], list[Ledger]]:
+    """Seconds and ledgers of n steps, after two that do not count."""
+    step = (_training if row.mode == "train" else _inference)(model, row, batch)
     step()
     step()
     seconds, ledgers = [], []
@@ -183,26 +290,12 @@ def profile(row: Row, n: int, rate: float) -> dict[str, Any]:
             step()
             seconds.append(time.perf_counter() - start)
         ledgers.append(ledger)
-    middle = statistics.median(seconds)
-    bound = (ledgers[0].products + ledgers[0].sums) / rate
-    passes = {name: statistics.median(each.seconds[name] for each in ledgers) for name in ledgers[0].seconds}
-    return {
-        "row": row.name,
-        "batch": row.batch,
-        "images_per_second": row.batch / middle,
-        "images_per_second_at_bound": row.batch / bound,
-        "share_of_bound": round(bound / middle, 3),
-        "milliseconds": spread([1000 * value for value in seconds]),
-        "milliseconds_of_passes": {name: round(1000 * value, 2) for name, value in passes.items()},
-        "milliseconds_outside": round(1000 * (middle - sum(passes.values())), 2),
-        "product_operations": ledgers[0].products,
-        "depthwise_operations": ledgers[0].sums,
-    }
+    return seconds, ledgers
 
 
-def _training(model: nn.Module, row: Row) -> Callable[[], None]:
+def _training(model: nn.Module, row: Row, batch: int) -> Callable[[], None]:
     size = row.image_size or 224
-    pictures, labels = torch.randn(row.batch, 3, size, size), torch.arange(row.batch) % 10
+    pictures, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 10
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step() -> None:
@@ -215,9 +308,9 @@ def _training(model: nn.Module, row: Row) -> Callable[[], None]:
     return step
 
 
-def _inference(model: nn.Module, row: Row) -> Callable[[], None]:
+def _inference(model: nn.Module, row: Row, batch: int) -> Callable[[], None]:
     size = row.image_size or 224
-    pictures = torch.randn(row.batch, 3, size, size)
+    pictures = torch.randn(batch, 3, size, size)
 
     def step() -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

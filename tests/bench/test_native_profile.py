@@ -28,7 +28,7 @@ def profile() -> Any:
 def test_products_are_counted_as_the_model_counts_them(profile: Any, architecture: str, mode: str) -> None:
     sizes = {"dim": 64, "depth": 2, "patch_size": 4, "num_classes": 10, **ROW[architecture]}
     row = profile.Row("tiny", architecture, mode, 4, None, None, image_size=32, arguments=sizes)
-    found = profile.profile(row, 1, 3e12)
+    found = profile.profile(row, 1, profile.Rates(3e12, 1e12))
     assert 0 < found["share_of_bound"] < 1
     tokens, dim = 4 * (64 if architecture == "convmixer" else 65), 64
     stem = 2 * 4 * 64 * 64 * dim  # 48 values of a patch, padded to 64
@@ -44,6 +44,14 @@ def test_products_are_counted_as_the_model_counts_them(profile: Any, architectur
         attention = 2 * 2 * 2 * tokens * 65 * dim
         assert found["product_operations"] == forward + 2 * (linear - attention) + 2.5 * attention
     depthwise = 2 * tokens * dim * 9 * 2 if architecture == "convmixer" else 0
+    # A ConvMixer activates once per step in inference. In training: stem, blocks, end; back: end, blocks, stem.
+    activations = {
+        ("vit", "infer"): 2 * tokens * 4 * dim,
+        ("vit", "train"): 3 * 2 * tokens * 4 * dim,
+        ("convmixer", "infer"): tokens * dim * (1 + 2 * 2),
+        ("convmixer", "train"): tokens * dim * ((2 + 3 + 4 + 1) + (1 + 6 + 5 + 3)),
+    }
+    assert found["activations"] == activations[architecture, mode]
     assert found["depthwise_operations"] == depthwise * (3 if mode == "train" else 1)
 
 

@@ -21,7 +21,7 @@ from isopatch.nn.block import ResidualBranch
 
 Source = Literal["plain", "act", "norm"]
 
-_SOURCES: Mapping[Source, int] = {"plain": 0, "act": 1, "norm": 2}
+SOURCES: Mapping[Source, int] = {"plain": 0, "act": 1, "norm": 2}
 _GROUPS = 8  # partial sums of a weight's gradient, at most
 _ROWS_PER_GROUP = 512  # at least: each group's sums are set to zero and added up
 # Bytes that the rows of a backward chunk take: as many as the sums that each chunk goes over once, in limits.
@@ -111,7 +111,7 @@ def _described(tokens: Tokens, step: Step, chunk: int) -> dict[str, Any]:
     return {
         "dtype": dtype_number(tokens.dtype),
         "act": step.act,
-        "source": _SOURCES[step.source],
+        "source": SOURCES[step.source],
         "rows": tokens.rows,
         "inner": step.inner,
         "columns": step.columns,
