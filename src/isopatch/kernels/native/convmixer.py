@@ -76,6 +76,7 @@ class Fixed:
 
 def infer(lib: NativeLibrary, shape: Shape, x: Tensor, blocks: list[Fixed]) -> Tensor:
     """Run blocks whose norms are fixed: two passes each, both norms applied where their input is made."""
+    tile = 32 if "amx" in lib.instructions else 6  # `TileRows`
     for block in blocks:
         w = block.weights
         y, out = shape.empty(), shape.empty()
@@ -91,7 +92,7 @@ def infer(lib: NativeLibrary, shape: Shape, x: Tensor, blocks: list[Fixed]) -> T
         )
         lib.call(
             "pointwise_forward",
-            **shape.rowwise(w.act),
+            **shape.shared_rows(w.act, tile),
             inner=shape.channels,
             channels=shape.channels,
             x=y,

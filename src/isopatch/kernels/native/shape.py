@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,10 @@ class Shape:
         """The members that passes over rows share."""
         return {"dtype": dtype_number(self.dtype), "act": act, "rows": self.rows, "chunk": CHUNK}
 
+    def shared_rows(self, act: int, tile: int) -> dict[str, Any]:
+        """The same for a pass that sums nothing, whose rows are dealt out evenly. tile: rows of one product."""
+        return {**self.rowwise(act), "chunk": _even_chunk(self.rows, torch.get_num_threads(), tile)}
+
     def mapwise(self, act: int, kernel: int) -> dict[str, Any]:
         """The members that passes over maps share."""
         return {
@@ -56,6 +61,20 @@ class Shape:
             "pad_top": (kernel - 1) // 2,
             "pad_left": (kernel - 1) // 2,
         }
+
+
+@functools.cache
+def _even_chunk(rows: int, threads: int, tile: int) -> int:
+    """Rows of a task: as many as leave the busiest thread at most 3 % more than it need have, CHUNK at most."""
+
+    def of_the_busiest(size: int) -> int:
+        tasks = -(-rows // size)
+        short = tasks * size - rows if tasks % threads == 1 % threads else 0  # the last task is its own
+        return -(-tasks // threads) * size - short
+
+    sizes = range(tile, CHUNK + 1, tile)
+    least = min(map(of_the_busiest, sizes))
+    return max(size for size in sizes if of_the_busiest(size) <= 1.03 * least)
 
 
 def activation_number(activation: nn.Module) -> int | None:
