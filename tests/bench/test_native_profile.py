@@ -44,7 +44,7 @@ def test_products_are_counted_as_the_model_counts_them(profile: Any, architectur
         attention = 2 * 2 * 2 * tokens * 65 * dim
         assert found["product_operations"] == forward + 2 * (linear - attention) + 2.5 * attention
     depthwise = 2 * tokens * dim * 9 * 2 if architecture == "convmixer" else 0
-    # A ConvMixer activates once per step in inference. In training: stem, blocks, end; back: end, blocks, stem.
+    # ConvMixer in inference: once per step. In training: stem, blocks, end; back: end, blocks, stem.
     activations = {
         ("vit", "infer"): 2 * tokens * 4 * dim,
         ("vit", "train"): 3 * 2 * tokens * 4 * dim,

@@ -45,7 +45,7 @@ class Shape:
         return {"dtype": dtype_number(self.dtype), "act": act, "rows": self.rows, "chunk": CHUNK}
 
     def shared_rows(self, act: int, tile: int) -> dict[str, Any]:
-        """The same for a pass that sums nothing, whose rows are dealt out evenly. tile: rows of one product."""
+        """The same for a pass without sums, whose rows are dealt out evenly. tile: rows of one product."""
         return {**self.rowwise(act), "chunk": _even_chunk(self.rows, torch.get_num_threads(), tile)}
 
     def mapwise(self, act: int, kernel: int) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Shape:
 
 @functools.cache
 def _even_chunk(rows: int, threads: int, tile: int) -> int:
-    """Rows of a task: as many as leave the busiest thread at most 3 % more than it need have, CHUNK at most."""
+    """Rows of a task, CHUNK at most: with 3 % more for the busiest thread than it need have."""
 
     def of_the_busiest(size: int) -> int:
         tasks = -(-rows // size)
