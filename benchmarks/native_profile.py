@@ -5,6 +5,7 @@ reaches on this core in bf16 with operands in the cache, and its activations and
 pass that does nothing else, also in the cache. What lies between bound and step is all that better kernels
 could gain here; a floor beyond the bound cannot be reached on this CPU. What memory costs is seen beside it:
 the same passes with a sixteenth of the pictures, whose activations stay in the caches. One thread, bf16.
+A ConvMixer's 1x1 steps with their epilogues reach at least 45 % of the product kernel's rate (aim 70 %).
 Control: a step below its bound, which a miscounted operation would show as, fails.
 Hardware: one quiet core. Time: three minutes.
 Command: python -m benchmarks.native_profile [ROW ...]
@@ -35,6 +36,7 @@ from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.linear import SOURCES
 
 Arguments = Mapping[str, Any]
+POINTWISE, POINTWISE_FLOOR = "pointwise_forward", 0.45
 FEWER = 16  # times: of so many pictures the activations between passes stay in the cache
 
 
@@ -115,7 +117,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.products = self.sums = self.activations = 0.0
+        self.products: defaultdict[str, float] = defaultdict(float)
+        self.sums = self.activations = 0.0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -125,7 +128,8 @@ class Ledger:
             start = time.perf_counter()
             plain(lib, name, **arguments)
             self.seconds[name] += time.perf_counter() - start
-            self.products += PRODUCTS[name](arguments) if name in PRODUCTS else 0
+            if name in PRODUCTS:
+                self.products[name] += PRODUCTS[name](arguments)
             self.sums += SUMS[name](arguments) if name in SUMS else 0
             self.activations += ACTIVATIONS[name](arguments) if name in ACTIVATIONS else 0
 
@@ -151,13 +155,19 @@ def main() -> int:
     rates = Rates(product_rate(torch.bfloat16), activation_rate(torch.bfloat16))
     found = [profile(rows[name], given.n, rates) for name in given.rows or rows]
     shares = ", ".join(f"{row['row']} {row['share_of_bound']:.0%}" for row in found)
+    reached = {row["row"]: row["share_of_product_rate"] for row in found}
+    pointwise = {name: share[POINTWISE] for name, share in reached.items() if POINTWISE in share}
+    steps = ", ".join(f"{name} {share:.0%}" for name, share in pointwise.items())
     return record(
         "native_profile",
-        claim="native steps against what the CPU's arithmetic alone would take (one thread, bf16)",
+        claim="native steps against what the CPU's arithmetic alone would take (one thread, bf16); "
+        "1x1 steps with their epilogues reach at least 45 % of the product kernel's rate (aim 70 %)",
         measured=f"share of the step that products, depthwise sums and activations must take: {shares}; "
-        f"product kernel {rates.operations / 1e9:.0f} GFLOP/s, {rates.activations / 1e9:.1f} G activations/s",
-        figure={"share_of_bound": {row["row"]: row["share_of_bound"] for row in found}},
-        passed=all(row["share_of_bound"] <= 1 for row in found),
+        f"1x1 steps reach {steps or 'no row'} of the product kernel's rate; product kernel "
+        f"{rates.operations / 1e9:.0f} GFLOP/s, {rates.activations / 1e9:.1f} G activations/s",
+        figure={"share_of_bound": {row["row"]: row["share_of_bound"] for row in found}, POINTWISE: pointwise},
+        passed=all(row["share_of_bound"] <= 1 for row in found)
+        and all(share >= POINTWISE_FLOOR for share in pointwise.values()),
         n=given.n,
         seed=given.seed,
         started=started,
@@ -241,8 +251,9 @@ def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
     seconds, ledgers = _watched(model, row, row.batch, n)
     middle = statistics.median(seconds)
     ledger, passes = ledgers[0], _by_pass(ledgers)
+    products = sum(ledger.products.values())
     arithmetic = {
-        "products": ledger.products / rates.operations,
+        "products": products / rates.operations,
         "depthwise": ledger.sums / rates.operations,
         "activations": ledger.activations / rates.activations,
     }
@@ -263,7 +274,11 @@ def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
         "milliseconds_of_passes_from_cache": _milliseconds(from_cache),
         "pictures_in_cache": few,
         "milliseconds_outside": round(1000 * (middle - sum(passes.values())), 2),
-        "product_operations": ledger.products,
+        "share_of_product_rate": {
+            name: round(operations / rates.operations / passes[name], 3)
+            for name, operations in ledger.products.items()
+        },
+        "product_operations": products,
         "depthwise_operations": ledger.sums,
         "activations": ledger.activations,
     }

@@ -55,11 +55,14 @@ def test_products_are_counted_as_the_model_counts_them(profile: Any, architectur
     assert found["depthwise_operations"] == depthwise * (3 if mode == "train" else 1)
 
 
-def test_a_step_below_its_bound_fails(profile: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rate", [1e3, 1e16], ids=["step-below-its-bound", "slow-1x1-step"])
+def test_it_fails_where_it_must(
+    profile: Any, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = {"dim": 32, "depth": 1, "patch_size": 4, "num_classes": 10, "kernel_size": 3}
     row = profile.Row("tiny", "convmixer", "train", 2, None, None, image_size=16, arguments=sizes)
     monkeypatch.setattr(profile, "TRAINING", (row,))
-    monkeypatch.setattr(profile, "product_rate", lambda dtype: 1e3)
+    monkeypatch.setattr(profile, "product_rate", lambda dtype: rate)
     out = tmp_path / "profile.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/native_profile.py", "tiny", "--n", "1", "--out", str(out)])
     assert profile.main() == 1
