@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tests.kernels.native.comparison import Tolerance, off, violations
+from tests.kernels.native.comparison import off, violations
+from tests.kernels.native.drawn import Drawn, draws, infers_alike
 from torch import Tensor, nn
 
 import isopatch
@@ -20,7 +21,7 @@ from isopatch.nn.skeleton import Isotropic
 
 
 @dataclass
-class Case:
+class Case(Drawn):
     """One model and batch."""
 
     dim: int
@@ -43,7 +44,7 @@ class Case:
             depth=self.depth,
             kernel_size=self.kernel,
             patch_size=self.patch,
-            image_size=(self.height * self.patch, self.width * self.patch),
+            image_size=self.size(),
             num_classes=3,
             activation=self.activation,
         )
@@ -57,15 +58,8 @@ class Case:
                 norm.running_var.uniform_(0.5, 2)
         return model.train(self.training)
 
-    def tolerance(self) -> Tolerance:
-        return Tolerance.of(self.precision, self.activation)
-
-    def pictures(self) -> Tensor:
-        draw = torch.Generator().manual_seed(self.batch)
-        return torch.randn(self.batch, 3, self.height * self.patch, self.width * self.patch, generator=draw)
-
-
-PHASES = [Phase.generate]  # a failing case is small as it is; shrinking it takes minutes
+    def size(self) -> tuple[int, int]:
+        return self.height * self.patch, self.width * self.patch
 
 
 CASES = st.builds(
@@ -84,18 +78,10 @@ CASES = st.builds(
 ).filter(lambda case: case.batch * case.height * case.width >= 12)  # of few values a norm leaves only signs
 
 
-@settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@draws(25)
 @given(case=CASES)
 def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> None:
-    native.choose(case.instructions)
-    plain = case.model()
-    twin = copy.deepcopy(plain)
-    swapped = swap(twin, kernels="native", precision=case.precision)
+    plain, twin, swapped = case.both(native, training=case.training)
     assert [each.path for each in swapped.replaced] == ["stem", "blocks"], swapped
     assert violations(twin, plain, case.pictures(), case.tolerance()) == []
 
@@ -160,25 +146,11 @@ def test_a_gradient_that_is_missing_or_a_fifth_too_large_would_be_seen(
         assert bool(seen) == (factor != 1), (factor, seen)
 
 
-@settings(
-    max_examples=8,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@draws(8)
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
-    native.choose(case.instructions)
-    plain = case.model().eval()
-    twin = copy.deepcopy(plain)
-    swap(twin, kernels="native", precision=case.precision)
-    pictures, half = case.pictures(), case.precision == "bf16"
-    with torch.no_grad():
-        exact = copy.deepcopy(plain).double()(pictures.double())
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            ours, theirs = twin(pictures), plain(pictures)
-    assert ours.dtype == theirs.dtype
-    assert off(ours, exact) <= max(case.tolerance().limit, 3 * off(theirs, exact))
+    plain, twin, _ = case.both(native, training=False)
+    assert infers_alike(twin, plain, case)
 
 
 def test_the_gradient_of_the_picture(native: NativeLibrary) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernels.native.comparison import Tolerance, off
-from tests.kernels.native.test_transformer import QUICK, spread
+from tests.kernels.native.drawn import Drawn, draws, infers_alike, pictures, small, spread
 from torch import Tensor, nn
 
 import isopatch
@@ -21,7 +21,7 @@ from isopatch.nn.skeleton import Isotropic
 
 
 @dataclass
-class Case:
+class Case(Drawn):
     """One model and batch. dim, hidden: in 32s; scale: the channel step's layer scale."""
 
     dim: int
@@ -53,12 +53,8 @@ class Case:
                 block.channel.scale = nn.Parameter(torch.full((32 * self.dim,), self.scale))
         return spread(model)
 
-    def pictures(self) -> Tensor:
-        draw = torch.Generator().manual_seed(self.batch)
-        return torch.randn(self.batch, 3, 2 * self.height, 2 * self.columns, generator=draw)
-
-    def tolerance(self) -> Tolerance:
-        return Tolerance.of(self.precision, self.activation)
+    def size(self) -> tuple[int, int]:
+        return 2 * self.height, 2 * self.columns
 
 
 CASES = st.builds(
@@ -76,33 +72,16 @@ CASES = st.builds(
 )
 
 
-@QUICK
+@draws(40)
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
-    native.choose(case.instructions)
-    plain = case.model().eval()
-    twin = copy.deepcopy(plain)
-    swapped = swap(twin, kernels="native", precision=case.precision)
+    plain, twin, swapped = case.both(native, training=False)
     assert type(twin.blocks).__name__ == "NativeMlpBlocks", swapped
-    pictures, tolerance = case.pictures(), case.tolerance()
-    with torch.no_grad():
-        exact = copy.deepcopy(plain).double().final_features(pictures.double()).tokens
-        with torch.autocast("cpu", torch.bfloat16, enabled=tolerance.half):
-            ours, theirs = (model.final_features(pictures).tokens for model in (twin, plain))
-    assert ours.dtype == theirs.dtype
-    assert off(ours, exact) <= max(tolerance.limit, 3 * off(theirs, exact))
+    assert infers_alike(twin, plain, case)
 
 
 def mixer(**changes: object) -> Isotropic:
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "patch_size": 4, "image_size": 32, "num_classes": 4}
-    model = isopatch.create_model("mlp_mixer", **(sizes | changes))
-    assert isinstance(model, Isotropic)
-    return model
-
-
-def pictures(count: int = 5) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return small("mlp_mixer", **changes)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernels.native.comparison import Tolerance, off, violations
-from torch import Tensor, nn
+from tests.kernels.native.drawn import Drawn, draws, infers_alike, pictures, small, spread
+from torch import Tensor
 
 import isopatch
 from isopatch.kernels import swap
@@ -19,27 +20,9 @@ from isopatch.kernels.native import linear, mlp, transformer
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
 
-QUICK = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    phases=[Phase.generate],  # a failing case is small as it is; shrinking it takes minutes
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-def spread(model: Isotropic) -> Isotropic:
-    """Draw weights with which every part counts, unlike those a training starts from."""
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=0.15)
-        else:
-            nn.init.uniform_(parameter, 0.3, 1.0)
-    return model
-
 
 @dataclass
-class Case:
+class Case(Drawn):
     """One model and batch. width: of a head, in sixteens; scale: initial layer scale, or None."""
 
     width: int
@@ -77,14 +60,10 @@ class Case:
             **({} if distilled else {"layer_scale": self.scale}),
         )
         assert isinstance(model, Isotropic)
-        return spread(model).train()
+        return spread(model)
 
-    def pictures(self) -> Tensor:
-        draw = torch.Generator().manual_seed(self.batch)
-        return torch.randn(self.batch, 3, 2 * self.height, 2 * self.columns, generator=draw)
-
-    def tolerance(self) -> Tolerance:
-        return Tolerance.of(self.precision, self.activation)
+    def size(self) -> tuple[int, int]:
+        return 2 * self.height, 2 * self.columns
 
 
 CASES = st.builds(
@@ -106,43 +85,23 @@ CASES = st.builds(
 )
 
 
-@QUICK
+@draws(40)
 @given(case=CASES)
 def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> None:
-    native.choose(case.instructions)
-    plain = case.model()
-    twin = copy.deepcopy(plain)
-    swapped = swap(twin, kernels="native", precision=case.precision)
+    plain, twin, swapped = case.both(native, training=True)
     assert [each.path for each in swapped.replaced] == ["stem", "blocks"], swapped
     assert violations(twin, plain, case.pictures(), case.tolerance()) == []
 
 
-@QUICK
+@draws(40)
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
-    native.choose(case.instructions)
-    plain = case.model().eval()
-    twin = copy.deepcopy(plain)
-    swap(twin, kernels="native", precision=case.precision)
-    pictures, tolerance = case.pictures(), case.tolerance()
-    with torch.no_grad():
-        exact = copy.deepcopy(plain).double().final_features(pictures.double()).tokens
-        with torch.autocast("cpu", torch.bfloat16, enabled=tolerance.half):
-            ours, theirs = (model.final_features(pictures).tokens for model in (twin, plain))
-    assert ours.dtype == theirs.dtype
-    assert off(ours, exact) <= max(tolerance.limit, 3 * off(theirs, exact))
+    plain, twin, _ = case.both(native, training=False)
+    assert infers_alike(twin, plain, case)
 
 
 def vit(**changes: object) -> Isotropic:
-    torch.manual_seed(0)
-    sizes = {"dim": 64, "depth": 2, "num_heads": 2, "patch_size": 4, "image_size": 32, "num_classes": 4}
-    model = isopatch.create_model("vit", **(sizes | changes))
-    assert isinstance(model, Isotropic)
-    return model
-
-
-def pictures(count: int = 5) -> Tensor:
-    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return small("vit", **({"num_heads": 2} | changes))
 
 
 def gradients(model: Isotropic, images: Tensor) -> list[Tensor]:
