@@ -116,6 +116,11 @@ def test_a_study_from_its_file_to_its_table(isopatch: Command) -> None:
         read_document(folder)["analysis"]["notes"]
     )
 
+    (folder / "results.parquet").unlink()  # as a driver that was killed leaves it
+    code, written, errors = isopatch("study", "report", str(folder))
+    assert code == 0 and Path(written["report"]).is_file(), errors
+    assert digest(pq.read_table(folder / "results.parquet")) == digest(results)
+
     claims = sorted(path.name for path in (folder / "claims").iterdir())
     again = isopatch("study", "run", str(folder), "--in-process")
     assert again[0] == 0 and sorted(path.name for path in (folder / "claims").iterdir()) == claims
@@ -168,6 +173,15 @@ def test_words_for_people(isopatch: Command, capsys: pytest.CaptureFixture[str])
 def test_requests_that_cannot_work_are_refused(isopatch: Command, arguments: list[str], line: str) -> None:
     code, _, errors = isopatch("study", *arguments)
     assert code == 2 and line in errors
+
+
+def test_the_small_form_of_a_study_has_a_folder_of_its_own(isopatch: Command) -> None:
+    for small in ([], ["--small"]):
+        code, ended, errors = isopatch(
+            "study", "run", "kernel-size", "--data=digits", *small, "--in-process", "--max-minutes", "1e-9"
+        )
+        assert code == 75, errors
+        assert Path(ended["folder"]) == Path("studies/kernel-size" + "-small" * bool(small))
 
 
 def test_slurm_settings_are_read_and_unknown_ones_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -344,3 +345,13 @@ def test_settings_reach_the_model_that_is_built(declare: Any) -> None:
     arguments = {k: v for k, v in run.config["model"].items() if k != "name"}
     model = api.create_model("convmixer", num_classes=10, **arguments)
     assert sum(p.numel() for p in model.parameters()) == run.parameters
+
+
+def test_the_study_that_the_documentation_writes_can_be_planned(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "study.md").read_text()
+    written = re.search(r"```yaml\n(name: stems-and-kernels.*?)```", page, re.DOTALL)
+    assert written is not None
+    file = tmp_path / "study.yaml"
+    file.write_text(written.group(1))
+    made = plan(load_study(file, data="digits"), measure=False)
+    assert len(made.runs) == 15 and len({run.parameters for run in made.runs}) == 5

@@ -99,7 +99,9 @@ def study_status(arguments: argparse.Namespace) -> int:
 def study_report(arguments: argparse.Namespace) -> int:
     """Write the results table and the page of a study."""
     from isopatch.study.report import write_study_report
+    from isopatch.study.rows import write_results
 
+    write_results(arguments.folder)  # a driver that was killed has not
     page = write_study_report(Path(arguments.folder), None if arguments.out is None else Path(arguments.out))
     exported = []
     if arguments.export is not None:
@@ -127,13 +129,14 @@ def _load(arguments: argparse.Namespace) -> Study:
 
 
 def _folder(arguments: argparse.Namespace, study: Study) -> Path:
-    """Where the study lies: --out, the folder that was named, or studies/NAME."""
+    """Where the study lies: --out, the folder that was named, or studies/NAME (or NAME-small)."""
     from isopatch.study.folder import PLAN, STUDIES
 
     if arguments.out is not None:
         return Path(arguments.out)
     named = Path(arguments.study)
-    return named if (named / PLAN).is_file() else STUDIES / study.name
+    name = f"{study.name}-small" if arguments.small else study.name
+    return named if (named / PLAN).is_file() else STUDIES / name
 
 
 def _threads(arguments: argparse.Namespace, former: Plan | None, parallel: int) -> int | None:

@@ -4,7 +4,7 @@ B pictures, h heads, P prefix tokens, N = P + patches tokens, d channels per hea
 
 The forward pass uses fused attention, which never holds the weights. Here each attention module's input is
 noted while the blocks run one by one, and softmax(q k^T / sqrt(d) + bias) is written out from it, in float32
-(Dosovitskiy et al. 2020, appendix A, equation 7).
+(Dosovitskiy et al. 2020, appendix A, equation 6).
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from isopatch.errors import EXIT_DONE, EXIT_SAVED_EARLY, IsopatchError, UsageErr
 from isopatch.recipes.reading import parse_value
 
 WORKERS, CLUSTER = "workers", "cluster"
+MINUTES = 240  # of a job; submitit's own default is 5
+QUEUED_AGAIN = 100  # times, when its time limit ends a driver; submitit's own default is 3
 # What SLURM itself knows may be given without submitit's prefix: partition=gpu.
 BARE = (
     "partition",
@@ -94,18 +96,21 @@ def submit(folder: Path, settings: dict[str, Any], arguments: Sequence[str], *, 
     """Queue drivers for a study that was begun in `folder`; returns the jobs' ids.
 
     settings: as `slurm_settings` gives them; workers: how many drivers, default 4 and at most one per run;
-    cluster: "slurm", or "local" for processes on this machine. arguments: of `isopatch study run`.
+    timeout_min: default MINUTES; cluster: "slurm", or "local" for processes on this machine. arguments: of
+    `isopatch study run`.
     """
     try:
         import submitit
     except ImportError:
         raise UsageError("--slurm needs submitit: pip install 'isopatch[slurm]'") from None
-    given = dict(settings)
+    given = {"timeout_min": MINUTES, **settings}
     workers = min(int(given.pop(WORKERS, 4)), max(runs, 1))
     cluster = str(given.pop(CLUSTER, "slurm"))
     logs = folder / "slurm"
     try:
-        executor = submitit.AutoExecutor(folder=logs / "%j", cluster=cluster)
+        executor = submitit.AutoExecutor(
+            folder=logs / "%j", cluster=cluster, slurm_max_num_timeout=QUEUED_AGAIN
+        )
     except Exception as error:
         raise IsopatchError(f"--slurm: {error}; cluster=local runs the drivers on this machine") from None
     executor.update_parameters(name=f"isopatch-{folder.name}", **given)
