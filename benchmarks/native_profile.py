@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -152,8 +152,7 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     keep_freed_memory()
-    rates = Rates(product_rate(torch.bfloat16), activation_rate(torch.bfloat16))
-    found = [profile(rows[name], given.n, rates) for name in given.rows or rows]
+    found, rates = profiles([rows[name] for name in given.rows or rows], given.n)
     shares = ", ".join(f"{row['row']} {row['share_of_bound']:.0%}" for row in found)
     reached = {row["row"]: row["share_of_product_rate"] for row in found}
     pointwise = {name: share[POINTWISE] for name, share in reached.items() if POINTWISE in share}
@@ -186,6 +185,20 @@ class Rates:
 
     operations: float
     activations: float
+
+
+def profiles(rows: Sequence[Row], n: int) -> tuple[list[dict[str, Any]], Rates]:
+    """Profile rows; rates are the best of before, between and after, since a machine is slower at times."""
+    rates, watched = [_rates()], []
+    for row in rows:
+        watched.append(watch(row, n))
+        rates.append(_rates())
+    best = Rates(max(each.operations for each in rates), max(each.activations for each in rates))
+    return [described(each, best) for each in watched], best
+
+
+def _rates() -> Rates:
+    return Rates(product_rate(torch.bfloat16), activation_rate(torch.bfloat16))
 
 
 def product_rate(dtype: torch.dtype) -> float:
@@ -243,14 +256,31 @@ def _best(call: Callable[[], None]) -> float:
     return best
 
 
-def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
-    """Time a row's step as a whole and by passes, and its passes with few pictures too."""
+@dataclass(frozen=True)
+class Watched:
+    """Steps of a row: seconds and passes of each, and of those with few pictures the passes alone."""
+
+    row: Row
+    seconds: list[float]
+    ledgers: list[Ledger]
+    few: int
+    ledgers_of_few: list[Ledger]
+
+
+def watch(row: Row, n: int) -> Watched:
+    """Time n steps of a row, and more with few pictures."""
     model = isopatch.create_model(row.model, image_size=row.image_size, **row.arguments)
     model.train(row.mode == "train")
     swap(model, kernels="native", precision="bf16")
     seconds, ledgers = _watched(model, row, row.batch, n)
-    middle = statistics.median(seconds)
-    ledger, passes = ledgers[0], _by_pass(ledgers)
+    few = max(1, row.batch // FEWER)
+    return Watched(row, seconds, ledgers, few, _watched(model, row, few, 3 * n)[1])
+
+
+def described(watched: Watched, rates: Rates) -> dict[str, Any]:
+    """Say what was seen, beside what these rates allow."""
+    row, ledger, passes = watched.row, watched.ledgers[0], _by_pass(watched.ledgers)
+    middle = statistics.median(watched.seconds)
     products = sum(ledger.products.values())
     arithmetic = {
         "products": products / rates.operations,
@@ -258,9 +288,8 @@ def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
         "activations": ledger.activations / rates.activations,
     }
     bound = sum(arithmetic.values())
-    few = max(1, row.batch // FEWER)
     from_cache = {
-        name: value * row.batch / few for name, value in _by_pass(_watched(model, row, few, 3 * n)[1]).items()
+        name: value * row.batch / watched.few for name, value in _by_pass(watched.ledgers_of_few).items()
     }
     return {
         "row": row.name,
@@ -268,11 +297,11 @@ def profile(row: Row, n: int, rates: Rates) -> dict[str, Any]:
         "images_per_second": row.batch / middle,
         "images_per_second_at_bound": row.batch / bound,
         "share_of_bound": round(bound / middle, 3),
-        "milliseconds": spread([1000 * value for value in seconds]),
+        "milliseconds": spread([1000 * value for value in watched.seconds]),
         "milliseconds_at_bound": _milliseconds(arithmetic),
         "milliseconds_of_passes": _milliseconds(passes),
         "milliseconds_of_passes_from_cache": _milliseconds(from_cache),
-        "pictures_in_cache": few,
+        "pictures_in_cache": watched.few,
         "milliseconds_outside": round(1000 * (middle - sum(passes.values())), 2),
         "share_of_product_rate": {
             name: round(operations / rates.operations / passes[name], 3)

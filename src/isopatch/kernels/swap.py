@@ -133,6 +133,11 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
             visit(child, f"{path}.")
 
     visit(model, "")
+    twins = [getattr(parent, name) for parent, name, _ in swapped._before]
+    if replaced and not standing and all(getattr(twin, "serves_twins", False) for twin in twins):
+        swapped.undo()
+        kept += [f"{each.path}: a twin gains nothing beside plain blocks" for each in replaced]
+        replaced = []
     swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
     if not replaced and standing:
         return _standing(standing, tuple(kept))

@@ -31,5 +31,8 @@ Maker = Callable[[nn.Module, Precision], "nn.Module | Unfit | None"]
 
 
 def is_twin(module: nn.Module) -> bool:
-    """Whether a module is a twin: it says its name, its library ("native" or "triton") and its dtype."""
+    """Whether a module is a twin: it says its name, its library ("native" or "triton") and its dtype.
+
+    One that also says `serves_twins` is put in only where another twin is: by itself it gains nothing.
+    """
     return all(hasattr(module, name) for name in ("twin_name", "twin_library", "dtype"))

@@ -75,6 +75,9 @@ def _takes(stem: PatchStem, x: Tensor) -> bool:
 
 
 class _NativeStem(NativeTwin, PatchStem):
+    # Tokens come out in memory order, as twins want them; plain blocks (ResMLP) can be slower with it.
+    serves_twins = True
+
     def __init__(self, stem: PatchStem, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the parts, without a copy."""
         nn.Module.__init__(self)
