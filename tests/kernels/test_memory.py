@@ -47,7 +47,7 @@ def test_freed_memory_is_used_again() -> None:
 
 
 RELEASE = """
-import resource
+import os, resource
 from pathlib import Path
 import torch
 from isopatch.kernels.memory import keep_freed_memory, release_freed_memory
@@ -60,8 +60,8 @@ blocks = [torch.ones(2**24) for _ in range(8)]  # 512 MiB
 wanted = blocks[3]
 del blocks
 print(resident())
-print(int(release_freed_memory(above=2**40)), resident())
-print(int(release_freed_memory(above=2**28)), resident())
+print(int(release_freed_memory(above=1.0)), resident())
+print(int(release_freed_memory(above=2**28 / os.sysconf("SC_PHYS_PAGES") / resource.getpagesize())), resident())
 assert float(wanted.double().mean()) == 1
 """
 

@@ -30,7 +30,7 @@ from isopatch.training.hardware import available_cores, busy_note
 log = logging.getLogger("isopatch")
 
 LATENCY_SECONDS = 3.0
-KEPT_AT_MOST = 6 * 2**30  # bytes: with more in memory a contender gives back what is free to the next one
+KEPT_AT_MOST = 0.5  # of the machine's memory: with more, a contender gives back what is free to the next one
 # A training step is a forward pass, and a backward pass of twice its products.
 PASSES = {"infer": 1, "train": 3}
 

@@ -13,6 +13,7 @@ import torch
 
 TURN_SECONDS = 0.5  # of one contender in one round, at least; one call where that takes longer
 WARM_UP_BELOW = 1.0  # seconds: a call as long as this gains nothing from one before it
+COLD = 2  # calls
 KEEP_ABOVE = 0.5  # of the fastest setting of the same group
 
 
@@ -32,16 +33,19 @@ class Entrant:
     rates: list[float] = field(default_factory=list)
 
     def turn(self, at_least: float, *, cold: bool = False) -> None:
-        """Call once to warm up, then for a while, and note the rate.
+        """Call once to warm up, then for a while, and note the rate. A call that is long counts at once.
 
-        A call that is long counts at once, unless it is cold: the memory it works in is new to the process.
+        cold: the memory it works in is new to the process. Then COLD calls do not count: of a training step's
+        blocks the second call does not find all where the first one had them.
         """
         torch.set_num_threads(self.threads)
+        for _ in range(COLD if cold else 0):
+            self.call()
         start = time.perf_counter()
         self.call()
         seconds = time.perf_counter() - start
         calls = 1
-        if cold or seconds < WARM_UP_BELOW:
+        if seconds < WARM_UP_BELOW:
             calls, seconds, start = 0, 0.0, time.perf_counter()
         while calls == 0 or seconds < at_least:
             self.call()

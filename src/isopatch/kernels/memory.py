@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
-import mmap
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ def keep_freed_memory() -> bool:
     return kept
 
 
-def release_freed_memory(*, above: int) -> bool:
-    """Give freed memory back where the process holds more than `above` bytes; return whether it did.
+def release_freed_memory(*, above: float) -> bool:
+    """Give freed memory back where the process holds more than this share of the machine's; True if it did.
 
     For a change of work: blocks of new sizes do not fit into the gaps between those of the work before, so
     what a process keeps grows with each. The next allocations fault their pages in again.
     """
     libc = _glibc()
-    if libc is None or int(_STATM.read_text().split()[1]) * mmap.PAGESIZE <= above:
+    if libc is None or int(_STATM.read_text().split()[1]) <= above * os.sysconf("SC_PHYS_PAGES"):
         return False
     libc.malloc_trim(0)
     return True
