@@ -61,7 +61,8 @@ wanted = blocks[3]
 del blocks
 print(resident())
 print(int(release_freed_memory(above=1.0)), resident())
-print(int(release_freed_memory(above=2**28 / os.sysconf("SC_PHYS_PAGES") / resource.getpagesize())), resident())
+a_quarter_gib = 2**28 / resource.getpagesize() / os.sysconf("SC_PHYS_PAGES")
+print(int(release_freed_memory(above=a_quarter_gib)), resident())
 assert float(wanted.double().mean()) == 1
 """
 
