@@ -63,3 +63,20 @@ def test_one_picture_without_a_batch_is_refused() -> None:
 def test_sizes_below_one_are_refused(size: int | tuple[int, int]) -> None:
     with pytest.raises(UsageError, match="must be at least 1"):
         patch_grid(size, 4)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+@pytest.mark.parametrize("patch_size", [2, 7, 16])
+def test_a_picture_of_few_columns_means_the_same_in_bf16(patch_size: int, columns: int) -> None:
+    torch.manual_seed(0)
+    stem = PatchStem(3, 64, patch_size)
+    pictures = torch.randn(2, 3, 8 * patch_size, columns * patch_size)
+    exact, grid = stem(pictures)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = stem(pictures)
+    assert grid == (8, columns)
+    # (B, C, rows, cols, y, x)
+    flat = pictures.unfold(2, patch_size, patch_size).unfold(3, patch_size, patch_size)
+    by_hand = torch.einsum("bcijyx,dcyx->bijd", flat, stem.proj.weight).flatten(1, 2) + stem.proj.bias
+    torch.testing.assert_close(exact, by_hand, rtol=1e-4, atol=1e-5)
+    assert (rounded.float() - exact).norm() < 2**-6 * exact.norm()

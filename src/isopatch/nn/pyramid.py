@@ -17,6 +17,7 @@ from isopatch.nn.checks import positive
 from isopatch.nn.classifier import Classifier, Encoded, Features
 from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.recompute import recomputed
+from isopatch.nn.stem import project_patches
 
 
 def merged_grid(grid: Grid) -> Grid:
@@ -46,7 +47,7 @@ class PatchMerge(nn.Module):
     def forward(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Merge; a grid with an odd side raises UsageError."""
         merged = merged_grid(grid)
-        return as_tokens(self.conv(as_map(self.norm(tokens), grid))), merged
+        return as_tokens(project_patches(self.conv, as_map(self.norm(tokens), grid))), merged
 
 
 class Stage(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from isopatch.errors import UsageError
 from isopatch.nn.checks import positive
 from isopatch.nn.layout import Grid, as_tokens
-from isopatch.nn.stem import ImageSize, as_pair, patch_grid
+from isopatch.nn.stem import ImageSize, as_pair, patch_grid, project_patches
 
 GROUPS = 32
 # timm's values, which its converted weights are evaluated with. vit_jax adds 1e-5 to the standard deviation
@@ -153,7 +153,7 @@ class ResNetStem(nn.Module):
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
         grid = hybrid_grid((x.shape[2], x.shape[3]), self.patch_size, self.reduction)
         x = self.stages(self.root(x.contiguous(memory_format=torch.channels_last)))
-        return as_tokens(self.proj(x)), grid
+        return as_tokens(project_patches(self.proj, x)), grid
 
 
 def reduction(layers: Sequence[int]) -> int:
