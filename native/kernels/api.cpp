@@ -54,7 +54,7 @@ const Table& table() {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a struct or function.
-EXPORT int isopatch_interface() { return 3; }
+EXPORT int isopatch_interface() { return 4; }
 
 EXPORT int isopatch_supported() { return supported(); }
 EXPORT int isopatch_chosen() { return chosen; }

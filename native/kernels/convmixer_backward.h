@@ -152,7 +152,8 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
   part_of(d.images, d.groups, group, first, last);
   for (int64_t image = first; image < last; ++image) {
     const int64_t base = image * places * d.channels + channel;
-    const T *gy = (const T*)d.gy + base, *u = (const T*)d.u + base, *x = (const T*)d.x + base;
+    const T *gy = (const T*)d.gy + base, *x = (const T*)d.x + base;
+    const T* u = d.u ? (const T*)d.u + base : nullptr;
     T* gx = (T*)d.gx + base;
     const T* before = d.before_u ? (const T*)d.before_u + base : nullptr;
     RowSums bias;
@@ -163,15 +164,17 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
         const int64_t place = (row * d.width + column) * d.channels;
         const int64_t ahead = place + AHEAD * d.channels;
         soon(gy + ahead);
-        soon(u + ahead);
+        if (u) soon(u + ahead);
         soon(x + ahead);
         soon_written(gx + place);
         if (before) soon(before + place);
         for (int c = 0; c < LANES; c += W) {
           const int64_t at = place + c;
-          const V g = through_norm<T, A>(load(gy + at), load(u + at), load(d.mean + channel + c),
-                                         load(d.rstd + channel + c), load(d.scale + channel + c),
-                                         load(d.mean_g + channel + c), load(d.mean_gx + channel + c));
+          V g = load(gy + at);
+          if (u)
+            g = through_norm<T, A>(g, load(u + at), load(d.mean + channel + c), load(d.rstd + channel + c),
+                                   load(d.scale + channel + c), load(d.mean_g + channel + c),
+                                   load(d.mean_gx + channel + c));
           of_gradient[c / W].put(gradient.at(row + top, column + left) + c, g);
           of_input[c / W].put(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
           bias.row[c / W] = bias.row[c / W] + g;
@@ -191,7 +194,8 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t task) {
                  for (int i = 0; i < count; ++i) {
                    const int c = v * W;
                    const int64_t at = (row * d.width + column + i) * d.channels + c;
-                   const V g = load(found + i * LANES + c) + load(gy + at);
+                   V g = load(found + i * LANES + c);
+                   if (u) g = g + load(gy + at);
                    store(gx + at, g);
                    if (before) {
                      const V kept = stored<T>(g);

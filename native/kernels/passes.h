@@ -73,7 +73,8 @@ struct PointwiseBackward {
   float* bias_sums;        // (chunks, channels)
 };
 
-// Through norm, activation, depthwise step and residual: gy -> gradient of x, the kernels', the bias's.
+// Through norm, activation, depthwise step and residual: gy -> gradient of x, the kernels', the bias's. Without u through
+// the convolution alone: no norm, no activation, no residual.
 struct DepthwiseBackward {
   int64_t dtype, act, images, height, width, channels, kernel, groups;
   int64_t pad_top, pad_left;

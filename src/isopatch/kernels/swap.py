@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,18 +50,43 @@ class Swapped:
 
     def undo(self) -> None:
         """Put the plain modules back; weights trained meanwhile are theirs too."""
-        for parent, name, plain in reversed(self._before):
-            plain.training = getattr(parent, name).training  # of this module alone: its parts are shared
-            setattr(parent, name, plain)
+        for replacement in reversed(self._before):
+            _put_back(*replacement)
         self._before.clear()
+
+    def _undo_idle(self, replaced: list[Replacement]) -> list[str]:
+        """Undo twins that only serve others where those are missing; return which stay plain, and why."""
+        twins = [getattr(parent, name) for parent, name, _ in self._before]
+        serves = [getattr(twin, "serves_twins", False) for twin in twins]
+        keeps = [getattr(twin, "keeps_layout", False) for twin in twins]
+        if not all(map(operator.or_, serves, keeps)):
+            return []
+        idle = [index for index, served in enumerate(serves) if served]
+        told = [f"{replaced[index].path}: a twin gains nothing beside plain blocks" for index in idle]
+        for index in reversed(idle):
+            _put_back(*self._before.pop(index))
+            del replaced[index]
+        return told
 
     def __str__(self) -> str:
         """One line for a log."""
         if not self.replaced:
             return f"kernels {self.kernels}{f': {self.note}' if self.note else ''}"
-        twins = ", ".join(f"{each.path} ({each.twin})" for each in self.replaced)
+        paths: dict[str, list[str]] = {}
+        for each in self.replaced:
+            paths.setdefault(each.twin, []).append(each.path)
+        twins = ", ".join(f"{_in_short(places)} ({twin})" for twin, places in paths.items())
         kept = f"; plain: {'; '.join(self.kept)}" if self.kept else ""
         return f"kernels {self.kernels}, {self.precision}: {twins}{kept}"
+
+
+def _in_short(paths: Sequence[str]) -> str:
+    return paths[0] if len(paths) == 1 else f"{paths[0]} ... {paths[-1]} ({len(paths)} modules)"
+
+
+def _put_back(parent: nn.Module, name: str, plain: nn.Module) -> None:
+    plain.training = getattr(parent, name).training  # of this module alone: its parts are shared
+    setattr(parent, name, plain)
 
 
 def swap(
@@ -133,11 +159,8 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
             visit(child, f"{path}.")
 
     visit(model, "")
-    twins = [getattr(parent, name) for parent, name, _ in swapped._before]
-    if replaced and not standing and all(getattr(twin, "serves_twins", False) for twin in twins):
-        swapped.undo()
-        kept += [f"{each.path}: a twin gains nothing beside plain blocks" for each in replaced]
-        replaced = []
+    if not standing:
+        kept += swapped._undo_idle(replaced)
     swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
     if not replaced and standing:
         return _standing(standing, tuple(kept))

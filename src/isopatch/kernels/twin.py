@@ -33,6 +33,8 @@ Maker = Callable[[nn.Module, Precision], "nn.Module | Unfit | None"]
 def is_twin(module: nn.Module) -> bool:
     """Whether a module is a twin: it says its name, its library ("native" or "triton") and its dtype.
 
-    One that also says `serves_twins` is put in only where another twin is: by itself it gains nothing.
+    It may also say, each false by default:
+    serves_twins: put in only beside a twin that takes over a run of blocks: by itself it gains nothing.
+    keeps_layout: takes over no more than one module, and so does not call for such a one.
     """
     return all(hasattr(module, name) for name in ("twin_name", "twin_library", "dtype"))

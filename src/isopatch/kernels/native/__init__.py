@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from isopatch.kernels.native import convmixer_blocks, mlp_blocks, stem, transformer_blocks
+from isopatch.kernels.native import convmixer_blocks, depthwise, mlp_blocks, stem, transformer_blocks
 from isopatch.kernels.native.library import INSTRUCTIONS, library, loaded
 from isopatch.kernels.twin import Maker
 
@@ -49,4 +49,4 @@ def kept_instructions() -> Iterator[None]:
 
 def makers() -> Sequence[Maker]:
     """Return one maker per kind of module."""
-    return (convmixer_blocks.make, stem.make, transformer_blocks.make, mlp_blocks.make)
+    return (convmixer_blocks.make, stem.make, transformer_blocks.make, mlp_blocks.make, depthwise.make)

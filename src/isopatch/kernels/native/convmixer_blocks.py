@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from isopatch.kernels.native import convmixer, norms
 from isopatch.kernels.native.convmixer import Fixed, Kept
+from isopatch.kernels.native.depthwise_fit import geometry, unfit_depthwise
 from isopatch.kernels.native.fallback import (
     NOTHING,
     WEIGHTS,
@@ -28,8 +29,6 @@ from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
 from isopatch.nn.layout import Grid
-
-LARGEST_KERNEL = 15
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
@@ -57,46 +56,22 @@ def unfit(blocks: nn.Module) -> str | None:
 
 
 def _unfit(block: ConvMixerBlock) -> str | None:
-    depthwise, pointwise = block.depthwise, block.pointwise
-    for convolution in (depthwise, pointwise):
-        reason = altered(convolution, (nn.Conv2d,), WEIGHTS)
-        if reason is not None:
-            return reason
-        if convolution.bias is None:
-            return "a convolution has no bias"
-    kernel, dim = depthwise.kernel_size[0], pointwise.out_channels
-    if kernel > LARGEST_KERNEL:
-        return f"kernel_size {kernel} is larger than {LARGEST_KERNEL}"
-    half = (kernel - 1) // 2
-    if (
-        _geometry(depthwise) != ((1, 1), (1, 1), (half, half), dim, "zeros")
-        or _geometry(pointwise) != ((1, 1), (1, 1), (0, 0), 1, "zeros")
-        or depthwise.weight.shape != (dim, 1, kernel, kernel)
-        or pointwise.weight.shape != (dim, dim, 1, 1)
-    ):
-        return "a convolution is not as ConvMixer has it"
-    pad = block.pad
-    reason = altered(pad, (nn.Identity, nn.ZeroPad2d), NOTHING)
+    pointwise = block.pointwise
+    dim = pointwise.out_channels
+    reason = unfit_depthwise(block.pad, block.depthwise, dim) or altered(pointwise, (nn.Conv2d,), WEIGHTS)
     if reason is not None:
         return reason
-    if (pad.padding if isinstance(pad, nn.ZeroPad2d) else None) != (None if kernel % 2 else (0, 1, 0, 1)):
-        return "the map is padded in another way than ConvMixer's"
+    if pointwise.bias is None:
+        return "a convolution has no bias"
+    plain = geometry(pointwise) == ((1, 1), (1, 1), (0, 0), 1, "zeros")
+    if not plain or pointwise.weight.shape != (dim, dim, 1, 1):
+        return "a convolution is not as ConvMixer has it"
     if activation_number(block.activation) is None:
         return f"the activation {block.activation} is neither exact GELU nor ReLU"
     reason = altered(block.activation, (nn.GELU, nn.ReLU), NOTHING)
     for norm in (block.depthwise_norm, block.pointwise_norm):
         reason = reason or norms.unfit(norm, dim)
     return reason
-
-
-def _geometry(convolution: nn.Conv2d) -> tuple[object, ...]:
-    return (
-        convolution.stride,
-        convolution.dilation,
-        convolution.padding,
-        convolution.groups,
-        convolution.padding_mode,
-    )
 
 
 class NativeConvMixerBlocks(NativeBlocks):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from isopatch.errors import IsopatchError
 
-INTERFACE = 3  # isopatch_interface() of the library this file was written for
+INTERFACE = 4  # isopatch_interface() of the library this file was written for
 FILE = "_isopatch_native.so"
 # isopatch_supported()'s numbers; the last runs the code for AMX without AMX, for tests.
 INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated")

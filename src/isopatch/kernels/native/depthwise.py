@@ -1,0 +1,127 @@
+"""The twin of a depthwise token step: PyTorch's forward pass, the gradients in one native pass.
+
+PyTorch's own weight gradient of a depthwise convolution in bf16 takes most of a training step on the CPU.
+Of blocks that are ConvMixer's own, `convmixer_blocks` has the twin.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from isopatch.kernels.native import norms
+from isopatch.kernels.native.depthwise_fit import unfit_depthwise
+from isopatch.kernels.native.fallback import hooked, served_type, watched
+from isopatch.kernels.native.library import NativeLibrary, floats, loaded
+from isopatch.kernels.native.native_twin import NativeTwin
+from isopatch.kernels.native.norms import pad_last, padded
+from isopatch.kernels.native.shape import Shape
+from isopatch.kernels.twin import Precision, Unfit
+from isopatch.nn.layout import Grid, as_map, as_tokens
+from isopatch.nn.token_mixers import Depthwise
+
+GROUPS = 8  # partial sums of the weight's gradient
+
+
+def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
+    """Return the twin of a depthwise token step."""
+    if type(module) is not Depthwise:
+        return None
+    reason = "the depthwise step has hooks" if hooked(module) else unfit(module)
+    return NativeDepthwise(module, precision, loaded()) if reason is None else Unfit(reason)
+
+
+def unfit(module: nn.Module) -> str | None:
+    """Say why the passes cannot go back through this step, or None where they can."""
+    pad, conv = (cast(Any, module._modules[name]) for name in ("pad", "conv"))
+    return unfit_depthwise(pad, conv, getattr(conv, "out_channels", 0))
+
+
+class NativeDepthwise(NativeTwin, Depthwise):
+    """Holds the plain step. Where gradients are wanted they come from C++; tokens (B, N, C).
+
+    The plain step runs where none are, where PyTorch watches (`watched`), for tokens that such a step does
+    not take, and, said once, where it is no longer what was replaced.
+    """
+
+    computes = "depthwise step, gradients"
+    plain = "depthwise step runs"
+    keeps_layout = True
+
+    def __init__(self, step: Depthwise, precision: Precision, lib: NativeLibrary) -> None:
+        """Take over the parts, without a copy."""
+        nn.Module.__init__(self)
+        self.pad, self.conv = step.pad, step.conv
+        self._prepare(precision, lib, unfit)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Mix places; channels stay apart."""
+        weight, bias = self.conv.weight, cast(Tensor, self.conv.bias)
+        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (tokens, weight, bias))
+        if not learns or watched(tokens) or self._altered() or not self._takes(tokens, grid):
+            return super().forward(tokens, grid)
+        wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
+        shape = Shape(tokens.shape[0], (int(grid[0]), int(grid[1])), padded(tokens.shape[2]), self.dtype)
+        with torch.autocast("cpu", enabled=False):
+            out: Tensor = _Step.apply(tokens.to(self.dtype), weight, bias, shape, self.pad)  # type: ignore[no-untyped-call]
+        return out.to(wanted)
+
+    def _takes(self, tokens: Tensor, grid: Grid) -> bool:
+        """Whether these are tokens of such a step; what is not, the plain one refuses in its words."""
+        if tokens.dim() != 3 or not served_type(tokens) or tokens.numel() == 0 or min(grid) < 1:
+            return False
+        return tokens.shape[1] == grid[0] * grid[1] and tokens.shape[2] == self.conv.out_channels
+
+
+class _Step(torch.autograd.Function):
+    """The convolution as one step of autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor, shape: Shape, pad: nn.Module
+    ) -> Tensor:
+        """Convolve; keep what goes in."""
+        ctx.save_for_backward(tokens, weight)
+        ctx.shape = shape
+        half = (weight.shape[-1] - 1) // 2
+        taps, shift = weight.to(tokens.dtype), bias.to(tokens.dtype)
+        mixed = F.conv2d(pad(as_map(tokens, shape.grid)), taps, shift, padding=half, groups=taps.shape[0])
+        return as_tokens(mixed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the tokens, the kernels and the biases."""
+        tokens, weight = ctx.saved_tensors
+        return (*_gradients(loaded(), ctx.shape, tokens, weight, gradient), None, None)
+
+
+def _gradients(
+    lib: NativeLibrary, shape: Shape, tokens: Tensor, weight: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dim, kernel, size = tokens.shape[2], weight.shape[-1], shape.channels
+    groups = min(shape.images, GROUPS)
+    taps, shifts, out = floats(groups, kernel**2, size), floats(groups, size), shape.empty()
+    lib.call(
+        "depthwise_backward",
+        **shape.mapwise(0, kernel),
+        groups=groups,
+        gy=_wide(gradient, size),
+        x=_wide(tokens, size),
+        weight=pad_last(weight.reshape(dim, kernel**2).t(), size),
+        gx=out,
+        weight_sums=taps,
+        bias_sums=shifts,
+    )
+    of_weight = norms.add_up(lib, taps)[:, :dim].t().reshape(weight.shape)
+    return out[..., :dim], of_weight, norms.add_up(lib, shifts)[:dim]
+
+
+def _wide(tokens: Tensor, size: int) -> Tensor:
+    """Tokens with channels of zeros up to `size`, without gaps."""
+    more = size - tokens.shape[2]
+    return (F.pad(tokens, (0, more)) if more else tokens).contiguous()
