@@ -84,12 +84,8 @@ class NativeConvMixerBlocks(NativeBlocks):
 
     computes = "ConvMixer blocks"
     plain = "ConvMixer blocks run"
+    unfit = staticmethod(unfit)
     _fixed: LaidOut[list[Fixed]]
-
-    def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
-        """Take over the blocks, without a copy."""
-        super().__init__(blocks)
-        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""

@@ -50,13 +50,14 @@ class NativeDepthwise(NativeTwin, Depthwise):
 
     computes = "depthwise step, gradients"
     plain = "depthwise step runs"
+    unfit = staticmethod(unfit)
     keeps_layout = True
 
     def __init__(self, step: Depthwise, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the parts, without a copy."""
         nn.Module.__init__(self)
         self.pad, self.conv = step.pad, step.conv
-        self._prepare(precision, lib, unfit)
+        self._prepare(precision, lib)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Mix places; channels stay apart."""

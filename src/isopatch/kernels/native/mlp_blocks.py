@@ -59,12 +59,8 @@ class NativeMlpBlocks(NativeBlocks):
 
     computes = "MLPs of the blocks, inference"
     plain = "MLPs of the blocks run"
+    unfit = staticmethod(unfit)
     _fixed: LaidOut[list[MlpSteps]]
-
-    def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
-        """Take over the blocks, without a copy."""
-        super().__init__(blocks)
-        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""

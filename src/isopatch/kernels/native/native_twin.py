@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import Any, ClassVar, Self
 
 import torch
@@ -25,13 +25,14 @@ class NativeTwin(nn.Module):
     #: what is said to run in its place, such as "ConvMixer blocks run"
     plain: ClassVar[str]
 
-    def _prepare(
-        self, precision: Precision, lib: NativeLibrary, unfit: Callable[[nn.Module], str | None]
-    ) -> None:
-        """unfit: says why the passes cannot stand in for what is held now, or None where they can."""
+    @staticmethod
+    @abstractmethod
+    def unfit(module: nn.Module, /) -> str | None:
+        """Say why the passes cannot stand in for what is held now, or None where they can."""
+
+    def _prepare(self, precision: Precision, lib: NativeLibrary) -> None:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native {self.computes}, {precision}, {lib.instructions}"
-        self._unfit = unfit
         self._fixed: LaidOut[Any] = LaidOut()
         self._tell = Teller(self.plain)
         self._intact = Intact()
@@ -43,11 +44,16 @@ class NativeTwin(nn.Module):
 
     def _altered(self) -> bool:
         """Whether the parts are no longer what the passes can stand in for, which is said once."""
-        return not self._intact() and self._tell.unless_fit(self._intact, self, self._unfit(self))
+        return not self._intact() and self._tell.unless_fit(self._intact, self, type(self).unfit(self))
 
 
 class NativeBlocks(NativeTwin, Blocks):
     """A twin of a whole run of blocks."""
+
+    def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
+        """Take over the blocks, without a copy."""
+        super().__init__(blocks)
+        self._prepare(precision, lib)
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return a block, or plain `Blocks` of some."""

@@ -86,12 +86,8 @@ class NativeTransformerBlocks(NativeBlocks):
 
     computes = "transformer blocks"
     plain = "transformer blocks run"
+    unfit = staticmethod(unfit)
     _fixed: LaidOut[tuple[list[Weights], ctypes.Array[Any]]]
-
-    def __init__(self, blocks: Blocks, precision: Precision, lib: NativeLibrary) -> None:
-        """Take over the blocks, without a copy."""
-        super().__init__(blocks)
-        self._prepare(precision, lib, unfit)
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
