@@ -184,6 +184,20 @@ def test_the_small_form_of_a_study_has_a_folder_of_its_own(isopatch: Command) ->
         assert Path(ended["folder"]) == Path("studies/kernel-size" + "-small" * bool(small))
 
 
+def test_more_seeds_add_runs_to_a_study(isopatch: Command) -> None:
+    planned = []
+    for seeds in ("2", "3"):
+        code, ended, errors = isopatch(
+            *("study", "run", "kernel-size", "--small", "--seeds", seeds, "--in-process"),
+            *("--max-minutes", "1e-9"),
+        )
+        assert code == 75, errors
+        _, told, _ = isopatch("study", "status", ended["folder"])
+        planned.append({run["run"] for run in told["runs"]})
+    assert planned[0] < planned[1]
+    assert {name.rpartition("-seed")[2] for name in planned[1] - planned[0]} == {"2"}
+
+
 def test_slurm_settings_are_read_and_unknown_ones_refused() -> None:
     read = slurm_settings("partition=gpu, timeout_min=240,workers=3,cluster=local")
     assert read == {"slurm_partition": "gpu", "timeout_min": 240, "workers": 3, "cluster": "local"}

@@ -171,3 +171,9 @@ def test_hypotheses_name_levels_as_text_and_may_ask_for_the_best(declare: Any) -
         hypotheses=[{"claim": "x", "better": {"depth": 2, "mixer": "@best"}, "worse": {"depth": 1}}],
     )
     assert study.hypotheses[0].better == {"depth": "2", "mixer": "@best"}
+
+
+def test_seeds_may_be_others_than_the_studys(tmp_path: Path) -> None:
+    path = write(tmp_path, "question: why\nbase: {model: vit}\nseeds: [4, 7]\nequal: {epochs: 1}\n")
+    assert load_study(path).seed_list == [4, 7]
+    assert load_study(path, seeds=3).seed_list == [0, 1, 2]

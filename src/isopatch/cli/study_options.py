@@ -71,6 +71,12 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DATA", help=f"in place of the study's own: {DATA}")
     parser.add_argument("--small", action="store_true", help="the study's small form, for a try in minutes")
     parser.add_argument(
+        "--seeds",
+        type=count(1),
+        metavar="N",
+        help="seeds 0 to N - 1 of every cell, in place of the study's own; more of a study begun add runs",
+    )
+    parser.add_argument(
         "--threads",
         type=count(1),
         metavar="N",

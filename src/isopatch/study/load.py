@@ -26,11 +26,14 @@ def builtin_names() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
-def load_study(source: str | Path, *, small: bool = False, data: str | None = None) -> Study:
+def load_study(
+    source: str | Path, *, small: bool = False, data: str | None = None, seeds: int | None = None
+) -> Study:
     """Return a built-in study by its name, or the one in a file or a study's folder.
 
     small: with what the study's `small` section says, for a try on a small machine. data: the pictures, in
-        place of base's. Raises UsageError with one line per problem, all of them.
+        place of base's. seeds: so many, from 0 on, in place of the study's. Raises UsageError with one line
+        per problem, all of them.
     """
     document, name, where = _document(source)
     problems: list[str] = []
@@ -41,6 +44,8 @@ def load_study(source: str | Path, *, small: bool = False, data: str | None = No
         document = _merged(document, reduced)
     if data is not None:
         document = _with_data(document, data)
+    if seeds is not None:
+        document["seeds"] = seeds
     document.setdefault("name", name)
     study = _validated(document, problems)
     if study is not None:
