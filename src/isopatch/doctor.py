@@ -8,7 +8,6 @@ import shutil
 import statistics
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from isopatch.image import native as pixels
 from isopatch.kernels import native, triton
-from isopatch.training.hardware import available_cores, cpu_flags, cpu_name
+from isopatch.training.hardware import available_cores, cpu_flags, cpu_name, installed
 
 PACKAGES = (
     "isopatch",
@@ -40,7 +39,7 @@ def examine() -> dict[str, Any]:
     flags = cpu_flags()
     rates = matrix_rates()
     return {
-        "versions": versions(),
+        "versions": installed(PACKAGES),
         "python": sys.version.split()[0],
         "executable": sys.executable,
         "platform": platform.platform(),
@@ -59,17 +58,6 @@ def examine() -> dict[str, Any]:
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "ISOPATCH_DATA": shared_data(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return installed versions by package; "not installed" where one is absent."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def memory_gib() -> float | None:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 
+from isopatch import __version__
 from isopatch.errors import UsageError
 from isopatch.training.config import RunConfig
 
+PACKAGES = ("isopatch", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pyarrow")
 BF16_WORTH_MACS = 4e6  # below this per picture, casting costs more than bfloat16 products save (measured)
 # With either, bfloat16 is faster at any number of threads, one included: attention as two products
 # (results/attention_roads.json) and the native kernels multiply it directly.
@@ -112,22 +115,26 @@ def cpu_name() -> str:
     return f"{name}, {available_cores()} cores"
 
 
-def describe_environment(choices: Choices) -> dict[str, Any]:
-    """What env.json records: versions, machine, choices, and the commit of a source checkout."""
-    packages = ("isopatch", "torch", "torchvision", "timm", "numpy", "pillow", "safetensors", "pyarrow")
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Return versions by package; "not installed" where one is absent. isopatch's is that of this code."""
     versions = {}
     for package in packages:
         try:
-            versions[package] = metadata.version(package)
+            versions[package] = __version__ if package == "isopatch" else metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    return versions
+
+
+def describe_environment(choices: Choices) -> dict[str, Any]:
+    """What env.json records: versions, machine, choices, and the commit of a source checkout."""
     gpu = torch.cuda.get_device_name() if choices.device.startswith("cuda") else None
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "gpu": gpu,
-        "versions": versions,
+        "versions": installed(PACKAGES),
         "choices": choices.to_json(),
         "commit": _commit(),
     }
