@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+import isopatch
 from isopatch.errors import UsageError
+from isopatch.models.hybrid import hybrid
 from isopatch.nn.norms import batch_norm
 from isopatch.nn.stem import PatchStem, patch_grid
 
@@ -80,3 +82,28 @@ def test_a_picture_of_few_columns_means_the_same_in_bf16(patch_size: int, column
     by_hand = torch.einsum("bcijyx,dcyx->bijd", flat, stem.proj.weight).flatten(1, 2) + stem.proj.bias
     torch.testing.assert_close(exact, by_hand, rtol=1e-4, atol=1e-5)
     assert (rounded.float() - exact).norm() < 2**-6 * exact.norm()
+
+
+def test_other_strided_convolutions_do_too() -> None:
+    """Overlapping stems, a hybrid's root and stages, a CIFAR ResNet: maps that end one column wide."""
+    wide = {"dim": 32, "depth": 1, "num_heads": 2, "num_classes": 4}
+    for size, build in (
+        (
+            (64, 4),
+            lambda size: isopatch.create_model(
+                "bench", stem="overlap", image_size=size, patch_size=4, **wide
+            ),
+        ),
+        ((128, 16), lambda size: hybrid(layers=(1, 1, 1), image_size=size, **wide)),
+        ((64, 4), lambda size: isopatch.create_model("cifar_resnet20", num_classes=4)),
+    ):
+        torch.manual_seed(0)
+        model, pictures = build(size).eval(), torch.randn(2, 3, *size)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if not parameter.count_nonzero():  # a head begins at zero
+                    parameter.normal_(std=0.1)
+            exact = model(pictures)
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded = model(pictures).float()
+        assert (rounded - exact).norm() < 0.1 * exact.norm(), size

@@ -96,7 +96,8 @@ def _kernels(request: Request, task: Task, subject: Subject, found: Field) -> li
     """Our kernels to measure. "auto" asks for plain and for the device's own, where there are any."""
     if request.kernels == "plain":
         return ["plain"]
-    swapped = swap(copy.deepcopy(subject.model).to(task.device), kernels=request.kernels)  # type: ignore[arg-type]
+    model = copy.deepcopy(subject.model).to(task.device)
+    swapped = swap(model, kernels=request.kernels, gradients=task.mode == "train")  # type: ignore[arg-type]
     if swapped.replaced:
         return [swapped.kernels] if request.kernels != "auto" else ["plain", swapped.kernels]
     library = (

@@ -69,7 +69,12 @@ def module_of(setting: Setting, task: Task, subject: Subject) -> tuple[nn.Module
     if setting.layout == "channels_last":
         module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if setting.ours and setting.kernels != "plain":
-        swapped = swap(module, kernels=cast(Kernels, setting.kernels), precision=setting.precision)
+        swapped = swap(
+            module,
+            kernels=cast(Kernels, setting.kernels),
+            precision=setting.precision,
+            gradients=task.mode == "train",
+        )
         if not swapped.replaced:
             raise NothingToReplace(swapped.note or "nothing in this model has a twin")
         note = str(swapped)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -54,13 +53,12 @@ class Swapped:
             _put_back(*replacement)
         self._before.clear()
 
-    def _undo_idle(self, replaced: list[Replacement]) -> list[str]:
+    def _undo_idle(self, replaced: list[Replacement], standing: Sequence[nn.Module]) -> list[str]:
         """Undo twins that only serve others where those are missing; return which stay plain, and why."""
         twins = [getattr(parent, name) for parent, name, _ in self._before]
-        serves = [getattr(twin, "serves_twins", False) for twin in twins]
-        keeps = [getattr(twin, "keeps_layout", False) for twin in twins]
-        if not all(map(operator.or_, serves, keeps)):
+        if any(_takes_over_blocks(twin) for twin in (*twins, *standing)):
             return []
+        serves = [getattr(twin, "serves_twins", False) for twin in twins]
         idle = [index for index, served in enumerate(serves) if served]
         told = [f"{replaced[index].path}: a twin gains nothing beside plain blocks" for index in idle]
         for index in reversed(idle):
@@ -84,6 +82,10 @@ def _in_short(paths: Sequence[str]) -> str:
     return paths[0] if len(paths) == 1 else f"{paths[0]} ... {paths[-1]} ({len(paths)} modules)"
 
 
+def _takes_over_blocks(twin: nn.Module) -> bool:
+    return not getattr(twin, "serves_twins", False) and not getattr(twin, "gradients_only", False)
+
+
 def _put_back(parent: nn.Module, name: str, plain: nn.Module) -> None:
     plain.training = getattr(parent, name).training  # of this module alone: its parts are shared
     setattr(parent, name, plain)
@@ -94,6 +96,7 @@ def swap(
     *,
     kernels: Kernels = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    gradients: bool = True,
 ) -> Swapped:
     """Replace what has a twin, in place. Names, parameters and checkpoints stay as they are.
 
@@ -102,6 +105,7 @@ def swap(
     kernels: "native" are this package's CPU kernels, "triton" its GPU kernels; "auto" takes those of the
         device the model is on, or none where this machine cannot run them; "plain" replaces nothing.
     precision: "auto" is bf16 where the hardware multiplies it faster, else fp32. Only "triton" has fp16.
+    gradients: whether some will be wanted; where not, modules whose twins do nothing else stay plain.
     Raises UsageError when the asked-for kernels cannot run here, or not in this precision, saying why.
     """
     if kernels not in KERNELS:
@@ -116,7 +120,7 @@ def swap(
     chosen: Precision = (
         precision if precision != "auto" else ("bf16" if offered.gains_from_bf16() else "fp32")
     )
-    return _replace(model, library, chosen, offered.makers())
+    return _replace(model, library, chosen, offered.makers(), gradients)
 
 
 def _choose(kernels: Kernels, device: str, precision: str) -> tuple[str, str | None]:
@@ -135,7 +139,9 @@ def _choose(kernels: Kernels, device: str, precision: str) -> tuple[str, str | N
     raise UsageError(f"kernels {kernels}: {reason}; use --kernels plain")
 
 
-def _replace(model: nn.Module, library: str, precision: Precision, makers: Sequence[Maker]) -> Swapped:
+def _replace(
+    model: nn.Module, library: str, precision: Precision, makers: Sequence[Maker], gradients: bool
+) -> Swapped:
     swapped = Swapped(library, precision, instructions=native.instructions() if library == "native" else None)
     replaced: list[Replacement] = []
     kept: list[str] = []
@@ -148,7 +154,7 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
                 standing.append((path, child))
                 continue
             found = next((made for make in makers if (made := make(child, precision)) is not None), None)
-            if isinstance(found, nn.Module):
+            if isinstance(found, nn.Module) and (gradients or not getattr(found, "gradients_only", False)):
                 found.training = child.training  # not `train`: parts of it may be frozen
                 setattr(parent, name, found)
                 swapped._before.append((parent, name, child))
@@ -159,8 +165,7 @@ def _replace(model: nn.Module, library: str, precision: Precision, makers: Seque
             visit(child, f"{path}.")
 
     visit(model, "")
-    if not standing:
-        kept += swapped._undo_idle(replaced)
+    kept += swapped._undo_idle(replaced, [twin for _, twin in standing])
     swapped.replaced, swapped.kept = tuple(replaced), tuple(kept)
     if not replaced and standing:
         return _standing(standing, tuple(kept))

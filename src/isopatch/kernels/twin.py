@@ -34,7 +34,7 @@ def is_twin(module: nn.Module) -> bool:
     """Whether a module is a twin: it says its name, its library ("native" or "triton") and its dtype.
 
     It may also say, each false by default:
-    serves_twins: put in only beside a twin that takes over a run of blocks: by itself it gains nothing.
-    keeps_layout: takes over no more than one module, and so does not call for such a one.
+    serves_twins: put in only beside one that takes over a run of blocks; by itself it gains nothing.
+    gradients_only: without gradients it is the plain module.
     """
     return all(hasattr(module, name) for name in ("twin_name", "twin_library", "dtype"))

@@ -19,11 +19,12 @@ from isopatch.nn.classifier import Classifier
 from isopatch.nn.head import Head
 from isopatch.nn.norms import batch_norm
 from isopatch.nn.staged import Staged
+from isopatch.nn.strided import StridedConv2d
 
 
 def convolution(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
     """3 x 3, no bias."""
-    return nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+    return StridedConv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
 
 
 class Stem(nn.Module):

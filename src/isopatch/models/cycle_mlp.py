@@ -29,6 +29,7 @@ from isopatch.nn.norms import layer_norm
 from isopatch.nn.on_map import NormOnMap, OnMap
 from isopatch.nn.staged import Staged
 from isopatch.nn.stem import ImageSize, as_pair
+from isopatch.nn.strided import StridedConv2d
 
 NORM_EPS = 1e-5  # PyTorch's default, which the authors left as it is
 ROWS, COLS = 1, 2  # axes of a map (B, rows, cols, C)
@@ -47,7 +48,7 @@ class OverlapStem(nn.Module):
             )
         padding = (patch_size - stride + 1) // 2
         self.smallest = patch_size - 2 * padding
-        self.proj = nn.Conv2d(in_channels, dim, patch_size, stride=stride, padding=padding)
+        self.proj = StridedConv2d(in_channels, dim, patch_size, stride=stride, padding=padding)
 
     def require(self, image_size: ImageSize) -> None:
         """Refuse a picture without a single place."""
@@ -140,7 +141,7 @@ def cycle_mlp(
 
     stages = []
     for index, (dim, depth, mlp_ratio) in enumerate(zip(dims, depths, mlp_ratios, strict=True)):
-        halving = [nn.Conv2d(dims[index - 1], dim, 3, stride=2, padding=1)] if index else []
+        halving = [StridedConv2d(dims[index - 1], dim, 3, stride=2, padding=1)] if index else []
         stages.append(nn.Sequential(*halving, *(block(dim, mlp_ratio, next(rates)) for _ in range(depth))))
     model = Staged(
         stem=stem,

@@ -29,6 +29,7 @@ from isopatch.nn.norms import layer_norm
 from isopatch.nn.on_map import NormOnMap, OnMap, StemOnMap
 from isopatch.nn.staged import Staged
 from isopatch.nn.stem import PatchStem, patch_grid
+from isopatch.nn.strided import StridedConv2d
 from isopatch.nn.token_mlp import require_grid
 
 NORM_EPS = 1e-5  # PyTorch's default, which the authors left as it is
@@ -107,7 +108,7 @@ def vision_permutator(
     stages = []
     for index, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
         halves = index > 0 and transitions[index - 1]
-        halving = [nn.Conv2d(dims[index - 1], dim, kernel_size=2, stride=2)] if halves else []
+        halving = [StridedConv2d(dims[index - 1], dim, kernel_size=2, stride=2)] if halves else []
         blocks = [block(dim, segment_dims[index], mlp_ratios[index], next(rates)) for _ in range(depth)]
         stages.append(nn.Sequential(*halving, *blocks))
     model = Staged(

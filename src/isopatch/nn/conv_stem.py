@@ -17,6 +17,7 @@ from isopatch.nn.checks import positive
 from isopatch.nn.layout import Grid, as_tokens
 from isopatch.nn.norms import batch_norm
 from isopatch.nn.stem import patch_grid
+from isopatch.nn.strided import StridedConv2d
 
 
 class ConvStem(nn.Module):
@@ -62,7 +63,7 @@ def overlapping_trunk(
     layers: list[nn.Module] = []
     for channels, width, stride in _steps(in_channels, dim, patch_size):
         layers += [
-            nn.Conv2d(channels, width, 2 * stride - 1, stride=stride, padding=stride - 1, bias=False),
+            StridedConv2d(channels, width, 2 * stride - 1, stride=stride, padding=stride - 1, bias=False),
             batch_norm(width),
             activation(),
         ]

@@ -17,7 +17,7 @@ from isopatch.nn.checks import positive
 from isopatch.nn.classifier import Classifier, Encoded, Features
 from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.recompute import recomputed
-from isopatch.nn.stem import project_patches
+from isopatch.nn.strided import StridedConv2d
 
 
 def merged_grid(grid: Grid) -> Grid:
@@ -42,12 +42,12 @@ class PatchMerge(nn.Module):
         super().__init__()
         positive(dim=dim, out_dim=out_dim)
         self.norm = norm
-        self.conv = nn.Conv2d(dim, out_dim, kernel_size=2, stride=2)
+        self.conv = StridedConv2d(dim, out_dim, kernel_size=2, stride=2)
 
     def forward(self, tokens: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         """Merge; a grid with an odd side raises UsageError."""
         merged = merged_grid(grid)
-        return as_tokens(project_patches(self.conv, as_map(self.norm(tokens), grid))), merged
+        return as_tokens(self.conv(as_map(self.norm(tokens), grid))), merged
 
 
 class Stage(nn.Module):

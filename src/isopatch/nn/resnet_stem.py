@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from isopatch.errors import UsageError
 from isopatch.nn.checks import positive
 from isopatch.nn.layout import Grid, as_tokens
-from isopatch.nn.stem import ImageSize, as_pair, patch_grid, project_patches
+from isopatch.nn.stem import ImageSize, as_pair, patch_grid
+from isopatch.nn.strided import StridedConv2d, missing_column
 
 GROUPS = 32
 # timm's values, which its converted weights are evaluated with. vit_jax adds 1e-5 to the standard deviation
@@ -52,7 +53,11 @@ class StandardConv(nn.Conv2d):
         filters = self.weight.flatten(1).unsqueeze(0)
         standard = F.batch_norm(filters, None, None, training=True, eps=STANDARDISATION_EPS)
         weight = standard.view_as(self.weight)
-        return F.conv2d(pad_same(input, self.kernel_size[0], self.stride[0]), weight, stride=self.stride)
+        (side, _), (step, _) = self.kernel_size, self.stride
+        padded = pad_same(input, side, step)
+        more = missing_column(padded.shape[3], side, step)
+        mapped = F.conv2d(F.pad(padded, (0, more)), weight, stride=step)
+        return mapped[..., :1] if more else mapped
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -147,13 +152,13 @@ class ResNetStem(nn.Module):
             )
             channels = out
         self.stages = nn.Sequential(*stages)
-        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = StridedConv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Return (tokens (B, N, C) contiguous, grid). Raises UsageError for a size the stem cannot take."""
         grid = hybrid_grid((x.shape[2], x.shape[3]), self.patch_size, self.reduction)
         x = self.stages(self.root(x.contiguous(memory_format=torch.channels_last)))
-        return as_tokens(project_patches(self.proj, x)), grid
+        return as_tokens(self.proj(x)), grid
 
 
 def reduction(layers: Sequence[int]) -> int:

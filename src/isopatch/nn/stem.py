@@ -6,12 +6,12 @@ x (B, C_in, H, W) -> tokens (B, rows * cols, C) with rows = H / patch_size, cols
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isopatch.errors import UsageError
 from isopatch.nn.checks import positive
 from isopatch.nn.layout import Grid, as_tokens
+from isopatch.nn.strided import StridedConv2d
 
 ImageSize = int | tuple[int, int]
 
@@ -41,22 +41,6 @@ def patch_grid(image_size: ImageSize, patch_size: int, *, exact: bool = True) ->
     return height // patch_size, width // patch_size
 
 
-def project_patches(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return conv(x), a channels_last map (B, C, rows, cols), for a convolution that cuts x into patches.
-
-    A single column of patches gets a second one of zeros, which is left out of what comes back: of a map one
-    column wide oneDNN's bf16 convolutions on AMX make numbers that have nothing to do with the picture
-    (PyTorch 2.13, five rows or more).
-    """
-    side = conv.kernel_size[1]
-    single = x.shape[3] < 2 * side and x.shape[2] >= 2 * side
-    if single:
-        x = F.pad(x, (0, 2 * side - x.shape[3]))
-    # A channels_last picture makes a channels_last map, which is tokens without a copy.
-    projected: Tensor = conv(x.contiguous(memory_format=torch.channels_last))
-    return projected[..., :1].contiguous(memory_format=torch.channels_last) if single else projected
-
-
 class PatchStem(nn.Module):
     """A convolution with kernel and stride `patch_size`, then optionally activation and norm (in that order).
 
@@ -80,7 +64,7 @@ class PatchStem(nn.Module):
         self.patch_size = patch_size
         self.stride = patch_size  # pixels a side of one token's cell
         self.exact = exact
-        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = StridedConv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.activation = nn.Identity() if activation is None else activation
         self.norm = nn.Identity() if norm is None else norm
 
@@ -91,7 +75,9 @@ class PatchStem(nn.Module):
                 f"the model takes a batch of pictures (B, C, H, W), not a tensor {tuple(x.shape)}"
             )
         grid = patch_grid((x.shape[2], x.shape[3]), self.patch_size, exact=self.exact)
-        x = self.norm(self.activation(project_patches(self.proj, x)))
+        # A channels_last picture makes a channels_last map, which is tokens without a copy.
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        x = self.norm(self.activation(x))
         return as_tokens(x), grid
 
 

@@ -31,6 +31,7 @@ def put_twins_in(model: Classifier, config: RunConfig, choices: Choices, *, resu
         kernels=choices.kernels if resumed else config.kernels,
         precision=choices.precision,
         recompute=config.activation_checkpointing,
+        gradients=True,
     )
     log.info("%s", swapped)
     if swapped.kernels == "triton":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.kernels.native.comparison import violations
 from tests.kernels.native.drawn import Drawn, draws, pictures, small, spread
-from torch import nn
+from torch import Tensor, nn
 
 import isopatch
 from isopatch.kernels import swap
 from isopatch.kernels.native.depthwise import NativeDepthwise
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary
 from isopatch.nn.skeleton import Isotropic
+from isopatch.nn.token_mixers import Depthwise
 
 DEPTHWISE = {"token_mixer": "depthwise", "kernel_size": 5, "class_token": False, "pool": "norm-mean"}
 
@@ -56,8 +59,8 @@ class Case(Drawn):
 
 CASES = st.builds(
     Case,
-    dim=st.integers(3, 90),
-    kernel=st.integers(1, 15),
+    dim=st.integers(16, 90),
+    kernel=st.integers(4, 15),
     height=st.integers(1, 17),
     columns=st.integers(1, 17),
     batch=st.integers(1, 3),
@@ -100,13 +103,139 @@ def test_without_gradients_it_is_the_plain_step(native: NativeLibrary) -> None:
         assert torch.equal(steps[0](tokens, (8, 8)), steps[1](tokens, (8, 8)))
 
 
-def test_the_stem_stays_plain_beside_it(native: NativeLibrary) -> None:
+def test_the_stem_stays_plain_beside_it_however_often_it_is_asked(native: NativeLibrary) -> None:
     twin = model()
     before = type(twin.stem)
     swapped = swap(twin, kernels="native")
     assert [each.path for each in swapped.replaced] == ["blocks.0.token.mixer", "blocks.1.token.mixer"]
-    assert type(twin.stem) is before
     assert swapped.kept == ("stem: a twin gains nothing beside plain blocks",)
+    again = swap(twin, kernels="native")
+    assert again.replaced == () and type(twin.stem) is before
+
+
+def test_for_inference_there_is_no_twin(native: NativeLibrary) -> None:
+    swapped = swap(model(), kernels="native", gradients=False)
+    assert swapped.kernels == "plain" and not swapped.replaced
+
+
+def step(kernel_size: int = 5) -> nn.ModuleDict:
+    """A single depthwise step of 40 channels, in something that can be swapped."""
+    torch.manual_seed(0)
+    return nn.ModuleDict({"step": Depthwise(40, kernel_size)})
+
+
+def tokens() -> Tensor:
+    return torch.randn(3, 48, 40, generator=torch.Generator().manual_seed(0))
+
+
+def both() -> tuple[nn.ModuleDict, nn.ModuleDict]:
+    plain, twin = step(), step()
+    assert swap(twin, kernels="native", precision="fp32").replaced
+    return plain, twin
+
+
+Change = Callable[[Any], object]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step: setattr(step, "conv", nn.Sequential(step.conv)),
+        lambda step: setattr(step.conv, "bias", None),
+        lambda step: nn.utils.parametrizations.spectral_norm(step.conv),
+        lambda step: step.conv.requires_grad_(False),
+    ],
+    ids=["wrapped", "without-bias", "spectral-norm", "frozen"],
+)
+def test_what_is_changed_after_the_swap_gives_the_plain_result(native: NativeLibrary, change: Change) -> None:
+    found = []
+    for holder in both():
+        torch.manual_seed(1)
+        change(holder["step"])
+        given = tokens().requires_grad_()
+        out = holder["step"](given, (6, 8))
+        out.square().sum().backward()
+        found.append((out.detach(), given.grad))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=0)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda step: setattr(step, "forward", lambda tokens, grid: tokens),
+        lambda step: step.register_parameter("gain", nn.Parameter(torch.ones(1))),
+        lambda step: step.register_buffer("count", torch.ones(1)),
+        lambda step: step.add_module("more", nn.Identity()),
+        lambda step: step.register_forward_hook(lambda *given: None),
+    ],
+    ids=["forward", "parameter", "buffer", "module", "hook"],
+)
+def test_a_step_with_something_of_its_own_stays_plain(native: NativeLibrary, change: Change) -> None:
+    holder = step()
+    change(holder["step"])
+    swapped = swap(holder, kernels="native", precision="fp32")
+    assert type(holder["step"]) is Depthwise and len(swapped.kept) == 1
+
+
+def test_the_result_can_be_changed_in_place(native: NativeLibrary) -> None:
+    found = []
+    for holder in both():
+        given = tokens().requires_grad_()
+        out = holder["step"](given, (6, 8))
+        out[:, 0].zero_()
+        out.mul_(2).square().sum().backward()
+        found.append(given.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "autocast"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_forward_is_pytorchs_own_with_and_without_gradients(
+    native: NativeLibrary, precision: str, half: bool
+) -> None:
+    plain, twin = step(), step()
+    swap(twin, kernels="native", precision=precision)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = [plain["step"](tokens(), (6, 8)), twin["step"](tokens(), (6, 8))]
+        with torch.no_grad():
+            found.append(twin["step"](tokens(), (6, 8)))
+    assert all(torch.equal(each, found[0]) and each.dtype == found[0].dtype for each in found)
+
+
+@pytest.mark.parametrize("kind", ["negative", "zero", "strided"])
+def test_gradients_of_every_kind_are_read_right(native: NativeLibrary, kind: str) -> None:
+    made = {
+        "negative": lambda: torch._neg_view(torch.ones(3, 48, 40)),
+        "zero": lambda: torch._efficientzerotensor((3, 48, 40)),
+        "strided": lambda: torch.randn(40, 48, 3, generator=torch.Generator().manual_seed(2)).permute(
+            2, 1, 0
+        ),
+    }
+    found = []
+    for holder in both():
+        given = tokens().requires_grad_()
+        holder["step"](given, (6, 8)).backward(made[kind]())
+        found.append((given.grad, holder["step"].conv.weight.grad, holder["step"].conv.bias.grad))
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["convmixer", "vit"])
+@pytest.mark.parametrize("kind", ["negative", "zero"])
+def test_the_other_twins_read_them_too(native: NativeLibrary, architecture: str, kind: str) -> None:
+    plain = small(architecture, **({"num_heads": 2} if architecture == "vit" else {"kernel_size": 5})).train()
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision="fp32")
+    found = []
+    for each in (plain, twin):
+        places = (each.stem(pictures())[0].shape[1],)
+        given = torch.randn(2, *places, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = each.blocks(given, (8, 8))
+        gradient = torch._neg_view(torch.ones_like(out)) if kind == "negative" else None
+        out.backward(torch._efficientzerotensor(out.shape) if gradient is None else gradient)
+        found.append(given.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 
 def test_undo_puts_all_plain_modules_back(native: NativeLibrary) -> None:
@@ -149,7 +278,11 @@ def test_a_hook_on_the_convolution_is_called(native: NativeLibrary, caplog: pyte
     assert caplog.text.count("the plain depthwise step runs, because Conv2d has hooks") == 1
 
 
-def test_a_kernel_too_large_stays_plain(native: NativeLibrary) -> None:
-    swapped = swap(model(kernel_size=17), kernels="native", precision="fp32")
-    assert any("kernel_size 17 is larger than 15" in each for each in swapped.kept), swapped
+@pytest.mark.parametrize(
+    ("kernel_size", "why"),
+    [(17, "kernel_size 17 is larger than 15"), (3, "PyTorch's own gradients are as fast")],
+)
+def test_other_kernels_stay_plain(native: NativeLibrary, kernel_size: int, why: str) -> None:
+    swapped = swap(model(kernel_size=kernel_size), kernels="native", precision="fp32")
+    assert any(why in each for each in swapped.kept), swapped
     assert not any("mixer" in each.path for each in swapped.replaced)

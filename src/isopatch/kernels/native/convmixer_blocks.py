@@ -18,6 +18,7 @@ from isopatch.kernels.native.fallback import (
     WEIGHTS,
     altered,
     hooked,
+    in_memory,
     served_type,
     watched,
 )
@@ -176,6 +177,6 @@ class _ConvMixerRun(torch.autograd.Function):
             raise RuntimeError("the native kernels go back once: their activations are freed by then")
         kept[0].x = ctx.saved_tensors[0]
         ctx.kept = None
-        tokens, found = convmixer.backward(loaded(), ctx.shape, gradient.contiguous(), kept)
+        tokens, found = convmixer.backward(loaded(), ctx.shape, in_memory(gradient), kept)
         flat = [g for each, dims in zip(found, ctx.dims, strict=True) for g in each.of_parameters(*dims)]
         return (tokens, None, None, *flat)

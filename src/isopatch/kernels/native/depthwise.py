@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.depthwise_fit import unfit_depthwise
-from isopatch.kernels.native.fallback import hooked, served_type, watched
+from isopatch.kernels.native.fallback import NOTHING, altered, in_memory, served_type, watched
 from isopatch.kernels.native.library import NativeLibrary, floats, loaded
 from isopatch.kernels.native.native_twin import NativeTwin
 from isopatch.kernels.native.norms import pad_last, padded
@@ -25,24 +25,32 @@ from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.token_mixers import Depthwise
 
 GROUPS = 8  # partial sums of the weight's gradient
+SMALLEST_KERNEL = 4  # below, PyTorch's gradients are as fast (measured)
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of a depthwise token step."""
     if type(module) is not Depthwise:
         return None
-    reason = "the depthwise step has hooks" if hooked(module) else unfit(module)
+    reason = altered(module, (Depthwise,), NOTHING) or unfit(module)
+    if module._modules.keys() != {"pad", "conv"} or module._buffers:
+        reason = "the depthwise step has more parts than a convolution and its padding"
     return NativeDepthwise(module, precision, loaded()) if reason is None else Unfit(reason)
 
 
 def unfit(module: nn.Module) -> str | None:
     """Say why the passes cannot go back through this step, or None where they can."""
     pad, conv = (cast(Any, module._modules[name]) for name in ("pad", "conv"))
-    return unfit_depthwise(pad, conv, getattr(conv, "out_channels", 0))
+    reason = unfit_depthwise(pad, conv, getattr(conv, "out_channels", 0))
+    if reason is None and conv.kernel_size[0] < SMALLEST_KERNEL:
+        reason = f"of kernel_size {conv.kernel_size[0]} PyTorch's own gradients are as fast"
+    return reason
 
 
 class NativeDepthwise(NativeTwin, Depthwise):
     """Holds the plain step. Where gradients are wanted they come from C++; tokens (B, N, C).
+
+    All is in the type the plain step computes in.
 
     The plain step runs where none are, where PyTorch watches (`watched`), for tokens that such a step does
     not take, and, said once, where it is no longer what was replaced.
@@ -51,7 +59,7 @@ class NativeDepthwise(NativeTwin, Depthwise):
     computes = "depthwise step, gradients"
     plain = "depthwise step runs"
     unfit = staticmethod(unfit)
-    keeps_layout = True
+    gradients_only = True
 
     def __init__(self, step: Depthwise, precision: Precision, lib: NativeLibrary) -> None:
         """Take over the parts, without a copy."""
@@ -61,15 +69,18 @@ class NativeDepthwise(NativeTwin, Depthwise):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Mix places; channels stay apart."""
-        weight, bias = self.conv.weight, cast(Tensor, self.conv.bias)
-        learns = torch.is_grad_enabled() and any(each.requires_grad for each in (tokens, weight, bias))
-        if not learns or watched(tokens) or self._altered() or not self._takes(tokens, grid):
+        if not torch.is_grad_enabled() or watched(tokens) or self._altered() or not self._takes(tokens, grid):
             return super().forward(tokens, grid)
-        wanted = torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
-        shape = Shape(tokens.shape[0], (int(grid[0]), int(grid[1])), padded(tokens.shape[2]), self.dtype)
+        weight, bias = self.conv.weight, cast(Tensor, self.conv.bias)
+        if not any(each.requires_grad for each in (tokens, weight, bias)):
+            return super().forward(tokens, grid)
+        own = (
+            torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
+        )  # as the plain step computes
+        shape = Shape(tokens.shape[0], (int(grid[0]), int(grid[1])), padded(tokens.shape[2]), own)
         with torch.autocast("cpu", enabled=False):
-            out: Tensor = _Step.apply(tokens.to(self.dtype), weight, bias, shape, self.pad)  # type: ignore[no-untyped-call]
-        return out.to(wanted)
+            mixed: Tensor = _Step.apply(tokens.to(own), weight, bias, shape, self.pad)  # type: ignore[no-untyped-call]
+        return as_tokens(mixed)
 
     def _takes(self, tokens: Tensor, grid: Grid) -> bool:
         """Whether these are tokens of such a step; what is not, the plain one refuses in its words."""
@@ -90,15 +101,15 @@ class _Step(torch.autograd.Function):
         ctx.shape = shape
         half = (weight.shape[-1] - 1) // 2
         taps, shift = weight.to(tokens.dtype), bias.to(tokens.dtype)
-        mixed = F.conv2d(pad(as_map(tokens, shape.grid)), taps, shift, padding=half, groups=taps.shape[0])
-        return as_tokens(mixed)
+        return F.conv2d(pad(as_map(tokens, shape.grid)), taps, shift, padding=half, groups=taps.shape[0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the tokens, the kernels and the biases."""
         tokens, weight = ctx.saved_tensors
-        return (*_gradients(loaded(), ctx.shape, tokens, weight, gradient), None, None)
+        rows = in_memory(as_tokens(gradient))
+        return (*_gradients(loaded(), ctx.shape, tokens, weight, rows), None, None)
 
 
 def _gradients(

@@ -93,6 +93,13 @@ def unreadable(tensors: Iterable[Tensor | None]) -> str | None:
     return None
 
 
+def in_memory(gradient: Tensor) -> Tensor:
+    """A gradient as memory that can be read: without gaps, its sign and its zeros written out."""
+    if gradient._is_zerotensor():
+        gradient = torch.zeros(gradient.shape, dtype=gradient.dtype)
+    return gradient.resolve_neg().contiguous()
+
+
 class Teller:
     """Says once why a twin leaves the work to the plain modules."""
 

@@ -15,6 +15,7 @@ from isopatch.kernels.native.fallback import (
     WEIGHTS,
     altered,
     hooked,
+    in_memory,
     served_type,
     watched,
 )
@@ -26,6 +27,7 @@ from isopatch.kernels.native.shape import CHUNK, Shape, activation_number, known
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.layout import Grid
 from isopatch.nn.stem import PatchStem, patch_grid
+from isopatch.nn.strided import StridedConv2d
 
 GROUPS = 8  # partial sums of the weight's gradient
 
@@ -47,7 +49,7 @@ def unfit(module: nn.Module) -> str | None:
     """Say why the passes cannot do what this stem does, or None where they can."""
     stem = cast(PatchStem, module)
     proj, side = stem.proj, stem.patch_size
-    reason = altered(proj, (nn.Conv2d,), WEIGHTS)
+    reason = altered(proj, (StridedConv2d, nn.Conv2d), WEIGHTS)
     if reason is not None:
         return reason
     if proj.bias is None:
@@ -240,7 +242,7 @@ class _Stem(torch.autograd.Function):
         """Return the parameters' gradients."""
         lib, shape, stem, act = loaded(), ctx.shape, ctx.stem, ctx.act
         x, weight = ctx.saved_tensors[:2]
-        g = gradient.contiguous()
+        g = in_memory(gradient)
         size = shape.channels
         sums = floats(shape.chunks, 2, size)
         norm = {"mean": ctx.norm.mean, "rstd": ctx.norm.rstd}

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from isopatch.kernels.native import transformer
 from isopatch.kernels.native.branch_fit import drops_values, keep_factors, unfit_attention, unfit_mlp
-from isopatch.kernels.native.fallback import NOTHING, altered, hooked, served_type, watched
+from isopatch.kernels.native.fallback import NOTHING, altered, hooked, in_memory, served_type, watched
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.linear import Tokens
@@ -170,7 +170,7 @@ class _TransformerRun(torch.autograd.Function):
             raise RuntimeError("the native kernels go back once: their activations are freed by then")
         remaining[0].x = ctx.saved_tensors[0]
         ctx.kept = None
-        lib, g = loaded(), gradient.clone(memory_format=torch.contiguous_format)
+        lib, g = loaded(), in_memory(gradient).clone()
         found: list[Tensor] = []
         for block in reversed(ctx.blocks):
             g, by_name = transformer.backward(lib, ctx.shape, g, remaining.pop(), block)
