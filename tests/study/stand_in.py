@@ -27,7 +27,8 @@ def train(arguments: list[str]) -> int:
     if arguments[0] == "eval":  # a probe of a run
         path = Path(arguments[1])
         note(path.parent.parent, f"probe {path.name}")
-        print('{"top1": 0.5, "shots": {"5": 0.4}}')
+        probe = arguments[arguments.index("--probe") + 1]
+        print(json.dumps({"probes": {probe: [{"setting": "k = 3", "top1": 0.5}]}}))
         return 1 if (path.parent.parent / "fails" / f"probe-{path.name}").is_file() else 0
     import fcntl
     import threading

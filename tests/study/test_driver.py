@@ -79,15 +79,9 @@ def test_probes_are_part_of_a_run_and_are_done_once(tmp_path: Path, start: Start
     assert sorted(path.name for path in (folder / "probes").iterdir()) == [
         f"free-seed{seed}-{probe}.json" for seed in (0, 1) for probe in ("few-shot", "knn")
     ]
-    assert probe_figures(folder, plan, runs[1]) == {"probe.few-shot": 0.5, "probe.knn": 0.5}
+    assert probe_figures(folder, plan, runs[1]) == {"probe.few-shot.k-3": 0.5, "probe.knn.k-3": 0.5}
     (folder / "probes" / "free-seed0-knn.json").write_text("")  # what a power cut may leave of a file
     assert counts(folder) == (3, 2, 0, 0) and finish(start(folder)) == (0, ["free-seed0"])
-    (folder / "probes" / "free-seed0-knn.json").write_text('{"shots": {"5": 0.4, "seconds": 9}, "k": 3}')
-    assert probe_figures(folder, plan, runs[1]) == {
-        "probe.few-shot": 0.5,
-        "probe.knn.shots.5": 0.4,
-        "probe.knn.k": 3.0,
-    }
 
 
 @pytest.fixture

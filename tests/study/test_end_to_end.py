@@ -42,6 +42,7 @@ STUDY = {
     },
     "seeds": 1,
     "equal": {"images": 640},
+    "probes": ["knn", "few-shot"],
     "before": {
         "low": {"model": {"name": "convmixer", **SIZES}, "epochs": 2, "data_fraction": 0.3, "recipe": "small"}
     },
@@ -91,6 +92,11 @@ def test_a_study_from_its_file_to_its_table(isopatch: Command) -> None:
         assert row["training_flops"] == 6 * row["macs"] * 640 and row["images_seen"] == 640
         assert row["factor.data_fraction"] == "0.5" and row["train_images"] == summary["data"]["train"]
         assert row["weights_sha256"] == summary["weights_sha256"]
+        probed = {key for key in row if key.startswith("probe.")}
+        assert {"probe.knn.k-10", "probe.few-shot.vit.5-shot"} <= probed
+        assert all(
+            0 < row[key] <= 1 and key.startswith(("probe.knn.k-", "probe.few-shot.")) for key in probed
+        )
     assert fresh["before_training_flops"] == 0 and fresh["before_seconds"] == 0.0
     assert warm["before_training_flops"] == taught["before_training_flops"]
     assert warm["before_training_flops"] == 6 * before["macs"] * before["images_seen"] > 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from isopatch.errors import UsageError
+from isopatch.eval_probes import PROBES
 from isopatch.study.load import builtin_names, dump_study, load_study
+from isopatch.study.schema import Study
 
 
 def write(folder: Path, text: str) -> Path:
@@ -98,7 +100,7 @@ def test_everything_wrong_is_said_at_once(declare: Any) -> None:
             {"factors": {"depth": [1, 2], "size": {"deep": {"model.depth": 9}}}},
             "factors: both depth and size set",
         ),
-        ({"probes": ["Few Shot"]}, "probes.0: 'Few Shot'"),
+        ({"probes": ["kmm"]}, "probes.0: 'kmm'"),
     ],
 )
 def test_each_mistake_is_refused(declare: Any, keys: dict[str, Any], line: str) -> None:
@@ -177,3 +179,7 @@ def test_seeds_may_be_others_than_the_studys(tmp_path: Path) -> None:
     path = write(tmp_path, "question: why\nbase: {model: vit}\nseeds: [4, 7]\nequal: {epochs: 1}\n")
     assert load_study(path).seed_list == [4, 7]
     assert load_study(path, seeds=3).seed_list == [0, 1, 2]
+
+
+def test_a_study_has_the_probes_of_eval() -> None:
+    assert set(get_args(get_args(Study.model_fields["probes"].annotation)[0])) == set(PROBES)

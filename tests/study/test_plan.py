@@ -230,9 +230,9 @@ def test_a_study_that_changed_is_refused_unless_runs_were_added(declare: Any, tm
     assert open_plan(tmp_path / "s") == first == started(factors={"kernel_size": [3, 5]})
     more = started(factors={"kernel_size": [3, 5, 7]}, seeds=3)
     assert set(first.by_id) < set(more.by_id) and len(open_plan(tmp_path / "s")) == 9
-    with pytest.raises(UsageError, match=r"kernel-size-3-seed0: optimizer.lr was 0.005, now 0.1"):
+    with pytest.raises(UsageError, match=r"all 9 runs: optimizer.lr was 0.005, now 0.1"):
         started(factors={"kernel_size": [3, 5, 7]}, seeds=3, base={"optimizer.lr": 0.1})
-    with pytest.raises(UsageError, match=r"kernel-size-7-seed0 is no longer in it"):
+    with pytest.raises(UsageError, match=r"3 runs \(kernel-size-7-seed0, ...\): no longer in it"):
         started(factors={"kernel_size": [3, 5]}, seeds=3)
     assert len(open_plan(tmp_path / "s")) == 9, "what was refused changed nothing"
 
@@ -281,10 +281,38 @@ def test_hypotheses_that_change_after_results_are_noted_for_good(declare: Any, t
     run.mkdir(parents=True)
     (run / "status.json").write_text('{"state": "finished"}')
     (run / "summary.json").write_text("{}")
-    said = "the hypotheses were changed when 1 of 2 runs were finished"
+    said = "the hypotheses were changed when 1 of 2 runs were finished: otherwise: '?'"
     assert started({**stated, "expect": "less"}).notes == (said,)
     assert started({**stated, "expect": "less"}, question="And?").notes == (said,)
     assert open_plan(tmp_path / "s").notes == (said,)
+
+
+def test_seeds_added_after_results_are_noted_for_good(declare: Any, tmp_path: Path) -> None:
+    def started(seeds: int) -> Plan:
+        study = declare(convmixers=True, seeds=seeds)
+        return begin(tmp_path / "s", study, lambda former: plan(study, former=former))
+
+    started(1)
+    (first,) = started(2).runs[:1]
+    assert open_plan(tmp_path / "s").notes == (), "nothing is finished"
+    run = tmp_path / "s" / "runs" / first.id
+    run.mkdir(parents=True)
+    (run / "status.json").write_text('{"state": "finished"}')
+    (run / "summary.json").write_text("{}")
+    (said,) = started(4).notes
+    assert said.startswith("runs were added when 1 of 2 runs were finished, now 4: seeds added")
+    assert open_plan(tmp_path / "s").notes == (said,)
+
+
+def test_what_is_different_in_many_runs_is_said_once(declare: Any, tmp_path: Path) -> None:
+    study = declare(convmixers=True, seeds=3)
+    begin(tmp_path / "s", study, lambda former: plan(study, former=former))
+    other = declare(convmixers=True, seeds=3, base={"batch_size": 16})
+    with pytest.raises(UsageError, match=r"begun differently: all 3 runs: batch_size was \d+, now 16; take"):
+        begin(tmp_path / "s", other, lambda former: plan(other, former=former))
+    named = other.model_copy(update={"name": "another"})
+    with pytest.raises(UsageError, match=rf"s holds the study '{study.name}', not 'another'; choose another"):
+        begin(tmp_path / "s", named, lambda former: plan(named, former=former))
 
 
 def test_where_the_pictures_lie_may_change_but_not_the_pictures(declare: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from isopatch.study.schema import Study
 PLAN, STUDY = "plan.json", "study.yaml"
 STUDIES = Path("studies")
 MOST_LINES = 5  # of what is different, in an error
-CHANGED = "the hypotheses were changed when"
+CHANGED, ADDED = "the hypotheses were changed when", "runs were added when"
 
 
 def find_plan(folder: Path) -> Plan | None:
@@ -83,14 +83,33 @@ def _keep_study(folder: Path, study: Study) -> None:
 
 
 def _with_history(folder: Path, former: Plan, plan: Plan) -> Plan:
-    """Add what happened to the study on the way: a hypothesis stated after results is no prediction."""
+    """Add what happened to the study on the way: what is decided after results is no prediction."""
     from isopatch.study.state import is_done
 
-    told = [note for note in former.notes if note.startswith(CHANGED)]
+    told = [note for note in former.notes if note.startswith((CHANGED, ADDED))]
     done = sum(is_done(folder, former, run) for run in former)
+    finished = f"{done} of {len(former)} runs were finished"
     if done and former.study.hypotheses != plan.study.hypotheses:
-        told.append(f"{CHANGED} {done} of {len(former)} runs were finished")
+        told.append(f"{CHANGED} {finished}: {_changes(former.study, plan.study)}")
+    if done and len(plan) > len(former):
+        told.append(
+            f"{ADDED} {finished}, now {len(plan)}: seeds added because of a result make it look more "
+            f"certain than it is"
+        )
     return replace(plan, notes=(*plan.notes, *told))
+
+
+def _changes(former: Study, study: Study) -> str:
+    """Name the claims that are new, gone, or say something else now."""
+    before = {each.claim: each for each in former.hypotheses}
+    now = {each.claim: each for each in study.hypotheses}
+    parts = (
+        ("new", [claim for claim in now if claim not in before]),
+        ("gone", [claim for claim in before if claim not in now]),
+        ("otherwise", [claim for claim in now if claim in before and before[claim] != now[claim]]),
+    )
+    told = [f"{how}: {', '.join(repr(claim) for claim in claims)}" for how, claims in parts if claims]
+    return "; ".join(told) or "their order"
 
 
 def _still_is(former: Plan, study: Study, threads: int | None, measure: bool) -> bool:
@@ -112,7 +131,16 @@ def _require_free(folder: Path) -> None:
 
 def _require_same(folder: Path, former: Plan, plan: Plan) -> None:
     now = plan.by_id
-    lines = [line for run in former.runs for line in _differences(run, now.get(run.id))]
+    runs: dict[str, list[str]] = {}
+    for run in former.runs:
+        for line in _differences(run, now.get(run.id)):
+            runs.setdefault(line, []).append(run.id)
+    lines = [f"{_named(names, len(former))}: {line}" for line, names in runs.items()]
+    if lines and former.study.name != plan.study.name:
+        raise UsageError(
+            f"{folder} holds the study '{former.study.name}', not '{plan.study.name}'; choose another folder "
+            f"with --out"
+        )
     if lines:
         more = f" (and {len(lines) - MOST_LINES} more)" if len(lines) > MOST_LINES else ""
         raise UsageError(
@@ -123,10 +151,16 @@ def _require_same(folder: Path, former: Plan, plan: Plan) -> None:
 
 def _differences(before: PlannedRun, now: PlannedRun | None) -> list[str]:
     if now is None:
-        return [f"{before.id} is no longer in it"]
+        return ["no longer in it"]
     from isopatch.training.setup import config_differences
 
-    lines = [f"{before.id}: {line}" for line in config_differences(before.config, now.config)]
-    if not lines and before.data_fingerprint != now.data_fingerprint:
-        lines.append(f"{before.id}: the pictures in {now.config['data']['source']} are others")
+    lines = config_differences(before.config, now.config)
+    if before.data_fingerprint != now.data_fingerprint:
+        lines.insert(0, f"the pictures in {now.config['data']['source']} are others")
     return lines
+
+
+def _named(runs: list[str], count: int) -> str:
+    if len(runs) == 1:
+        return runs[0]
+    return f"all {count} runs" if len(runs) == count else f"{len(runs)} runs ({runs[0]}, ...)"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def table(folder: str | Path) -> pa.Table:
     is no test split), METRICS of that split, val_top1, parameters, macs, training_flops (2 x 3 x MACs x
     pictures seen), images_seen, steps, train_images, before_training_flops and before_seconds (of the runs it
     started from or was taught by), seconds, images_per_second, precision, kernels, threads, hardware,
-    weights_sha256, probe.<name>. Raises IsopatchError where a run folder is not of this plan.
+    weights_sha256, probe.<name>.<setting>. Raises IsopatchError where a run folder is not of this plan.
     """
     import pyarrow as pa
 
@@ -174,20 +175,12 @@ def _all_needs(plan: Plan, run: PlannedRun) -> list[str]:
 
 
 def probe_figures(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, float]:
-    """The figures of a run's probes: top1 under the probe's name, else every number in it."""
+    """The top-1 accuracies of a run's probes: probe.knn.k-10, probe.few-shot.vit.5-shot, ..."""
     figures: dict[str, float] = {}
     for probe in plan.study.probes:
         document = read_json(probe_path(folder, run.id, probe)) or {}
-        if isinstance(document.get("top1"), float | int):
-            figures[f"probe.{probe}"] = float(document["top1"])
-        else:
-            figures.update((f"probe.{probe}.{key}", value) for key, value in _numbers(document))
+        for row in document.get("probes", {}).get(probe, ()):
+            setting = re.sub(r"[^a-z0-9.]+", "-", str(row["setting"]).lower()).strip("-")
+            shots = f".{row['shots']}-shot" if "shots" in row else ""
+            figures[f"probe.{probe}.{setting}{shots}"] = float(row["top1"])
     return figures
-
-
-def _numbers(document: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in document.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and "second" not in key:
-            yield f"{prefix}{key}", float(value)

@@ -96,7 +96,7 @@ class Study(Node):
     equal: Equal
     match: Match | None = None
     before: dict[str, Settings] = Field({})
-    probes: list[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]] = Field([])
+    probes: list[Literal["few-shot", "knn", "logistic", "ridge", "linear"]] = Field([])
     hypotheses: list[Hypothesis] = Field([])
 
     @property
