@@ -52,7 +52,7 @@ test-slow: $(NATIVE)
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m 'not gpu and not soak'
 
 clean:
-	rm -rf .venv build dist native/CMakeCache.txt native/CMakeInit.txt native/build.ninja native/.ninja_*
+	rm -rf .venv build dist native/CMakeCache.txt native/CMakeInit.txt native/build.ninja native/.ninja_* native/.cmake native/.skbuild-info.json
 	find native \( -name CMakeFiles -o -name cmake_install.cmake \) -prune -exec rm -rf {} +
 	find src -name '*.so' -delete
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from isopatch.models.load import load
 from isopatch.models.save import save_model
 from isopatch.models.spec import build, make_spec
 from isopatch.nn.classifier import Classifier
+from isopatch.robustness.calibration import COLDEST
 from isopatch.training.config import RunConfig
 
 SMALL = {"dim": 24, "depth": 2, "kernel_size": 3, "patch_size": 2, "image_size": 8}
@@ -70,7 +71,7 @@ def test_the_suite_of_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -
     assert recalls == sorted(recalls) and len(recalls) == 10
 
     text, _ = run(capsys, *command, "--corruptions", "shift,gaussian-noise")  # again, over its own files
-    assert "not ImageNet-C" in text and "gaussian-noise" in text and "with temperature" in text
+    assert "not ImageNet-C" in text and "gaussian-noise" in text and "calibration on half" in text
     again = json.loads((folder / "robustness.json").read_text())
     assert again["corruptions"] == [document["corruptions"][7], document["corruptions"][0]]
     assert again["calibration"] == document["calibration"] and again["shuffled"] == document["shuffled"]
@@ -179,3 +180,15 @@ def test_python_refuses_too(trained: Path) -> None:
     for options in ({"pictures": -1}, {"seed": -1}, {"kinds": ["snow"]}):
         with pytest.raises(ValueError, match=r"suite-pictures|suite-seed|snow"):
             api.robustness(trained, "digits", **options)
+
+
+def test_a_temperature_at_the_end_of_the_search_is_none(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("isopatch.robustness.calibration.fit_temperature", lambda *given: COLDEST)
+    out = tmp_path / "page"
+    command = (str(trained), "--data", "digits", "--suite", "robustness", "--suite-pictures", "40")
+    text, _ = run(capsys, *command, "--corruptions", "shift", "--out", str(out))
+    page = (out / "robustness.html").read_text()
+    assert "no temperature: the other half" in text and "with temperature" not in text
+    assert "No temperature: on the" in page and "With temperature" not in page

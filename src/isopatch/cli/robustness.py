@@ -61,9 +61,14 @@ def text(document: Mapping[str, Any]) -> str:
             f"({_interval(row['interval'])})"
         )
     before, after = calibration["before"], calibration["after"]
+    if calibration["at_the_end"]:
+        fitted = "no temperature: the other half's best lies outside the range that is searched"
+    else:
+        figures = f"ece {after['ece']:.4f}, nll {after['nll']:.4f}"
+        fitted = f"with temperature {calibration['temperature']:.3g}, fitted on the other half: {figures}"
     lines.append(
-        f"calibration: ece {before['ece']:.4f}, nll {before['nll']:.4f}; with temperature "
-        f"{calibration['temperature']:.3g}: ece {after['ece']:.4f}, nll {after['nll']:.4f}"
+        f"calibration on half of the pictures ({before['num_images']:,}): ece {before['ece']:.4f}, "
+        f"nll {before['nll']:.4f}; {fitted}"
     )
     answered = ", ".join(
         f"{100 * row['coverage']:.0f} %: {_percent(row['accuracy'])}"

@@ -100,7 +100,7 @@ def _tiles(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("hardest kind", summary["hardest"] or "–"),  # noqa: RUF001 - an en dash: no value
         ("nll, clean", decimal(document["clean"]["nll"])),
         ("ece, clean", decimal(document["clean"]["ece"])),
-        ("temperature", decimal(calibration["temperature"], 3)),
+        ("temperature", "none" if calibration["at_the_end"] else decimal(calibration["temperature"], 3)),
     ]
 
 
@@ -188,7 +188,8 @@ def _shuffled_chart(document: Mapping[str, Any]) -> Chart | None:
 def _calibration_charts(calibration: Mapping[str, Any]) -> list[Chart]:
     charts = []
     temperature = decimal(calibration["temperature"], 3)
-    for key, title in (("before", "As the model says"), ("after", f"With temperature {temperature}")):
+    shown = [("before", "As the model says"), ("after", f"With temperature {temperature}")]
+    for key, title in shown[: 1 if calibration["at_the_end"] else 2]:
         figures = calibration[key]
         bins = [
             (row["confidence"], row["accuracy"], row["images"]) for row in figures["bins"] if row["images"]
@@ -231,8 +232,12 @@ def _sureness_charts(document: Mapping[str, Any]) -> list[Chart]:
 def _calibration_sentence(calibration: Mapping[str, Any]) -> str:
     temperature = calibration["temperature"]
     if calibration["at_the_end"]:
-        told = "the best temperature lies outside the range that is searched, so there is none to use"
-    elif temperature > 1.02:
+        fitted_on, others = count(calibration["fitted_on"]), count(calibration["before"]["num_images"])
+        return (
+            f"No temperature: on the {fitted_on} pictures for it, the best lies outside the range that is "
+            f"searched. The figures are of the other {others}."
+        )
+    if temperature > 1.02:
         told = "above 1: the model is surer than it should be"
     elif temperature < 0.98:
         told = "below 1: the model is less sure than it could be"

@@ -92,7 +92,9 @@ def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
 
 def _draw_calibration(axes: Axes, calibration: Mapping[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1.2, linestyle=(0, (4, 3)))
-    named = (("before", "as it is"), ("after", f"temperature {decimal(calibration['temperature'], 2)}"))
+    named = [("before", "as it is"), ("after", f"temperature {decimal(calibration['temperature'], 2)}")]
+    if calibration["at_the_end"]:
+        named = named[:1]
     for color, (key, name) in zip(SERIES, named, strict=False):
         bins = [row for row in calibration[key]["bins"] if row["images"]]
         confidence, accuracy = ([row[which] for row in bins] for which in ("confidence", "accuracy"))

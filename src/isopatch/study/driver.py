@@ -249,7 +249,8 @@ class _Driver:
                 return True
             self._failed(name, job.name, code, "ended well, and left no result")
         elif code in _SIGNALS or -code in _SIGNALS.values():
-            log.info("%s: stopped and saved", name)
+            saved = any((run_path(self._folder, name) / "checkpoints").glob("*"))
+            log.info("%s: stopped %s", name, "and saved" if saved else "before it had anything to save")
             self._left.add(name)
             self._stopped = code if self._runner is not None else None
             self._claims.end(name, "released")
