@@ -56,7 +56,7 @@ class StandardConv(nn.Conv2d):
         (side, _), (step, _) = self.kernel_size, self.stride
         padded = pad_same(input, side, step)
         more = missing_column(padded.shape[3], side, step)
-        mapped = F.conv2d(F.pad(padded, (0, more)), weight, stride=step)
+        mapped = F.conv2d(F.pad(padded, (0, more)) if more else padded, weight, stride=step)
         return mapped[..., :1] if more else mapped
 
 

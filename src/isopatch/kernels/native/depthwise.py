@@ -74,9 +74,7 @@ class NativeDepthwise(NativeTwin, Depthwise):
         weight, bias = self.conv.weight, cast(Tensor, self.conv.bias)
         if not any(each.requires_grad for each in (tokens, weight, bias)):
             return super().forward(tokens, grid)
-        own = (
-            torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
-        )  # as the plain step computes
+        own = torch.bfloat16 if torch.is_autocast_enabled("cpu") else tokens.dtype
         shape = Shape(tokens.shape[0], (int(grid[0]), int(grid[1])), padded(tokens.shape[2]), own)
         with torch.autocast("cpu", enabled=False):
             mixed: Tensor = _Step.apply(tokens.to(own), weight, bias, shape, self.pad)  # type: ignore[no-untyped-call]
