@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,8 +28,6 @@ from isopatch.image.prepare import prepare
 from isopatch.models.load import load
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import Input, expand_inputs, require_device
-
-log = logging.getLogger("isopatch")
 
 MOST_PICTURES = 64  # on one page, each with a figure per explanation
 SAMPLE = 128  # pictures for statistics, as in Dosovitskiy et al. 2020, appendix D.7
@@ -99,14 +96,16 @@ def explain_checkpoint(
     place = str(require_device(device))
     model = _opened(source, place, name=name, arguments=arguments)
     contract: InputContract = model.spec.input
-    classes = model.spec.classes or tuple(str(i) for i in range(model.spec.arguments["num_classes"]))
+    shown, notes = _read(pictures, contract)
+    chosen: ImageSource | None = None
+    labelled, classes = False, model.spec.classes or _numbered(model)
+    if data is not None:
+        chosen, labelled, classes = _pictures_of(source, data, split, model, notes)
     if class_name is not None:
         settings["class"] = _class_index(class_name, classes)
-    shown, notes = _read(pictures, contract)
     sample = labels = None
     others = [_opened(other, place) for other in compare]
-    if data is not None:
-        chosen, labelled = _pictures_of(source, data, split, classes, notes)
+    if chosen is not None:
         indices = spread(chosen, min(SAMPLE, len(chosen)), seed=seed)
         sample = _prepared(chosen, indices, model)
         labels = torch.tensor([int(chosen.labels[i]) for i in indices]) if labelled else None
@@ -191,21 +190,31 @@ def _read(pictures: Sequence[Input], contract: InputContract) -> tuple[list[Show
                 shown.append(show_file(item, contract))
         except DecodeError as error:
             notes.append(f"{error}: left out")
-            log.warning("%s: left out", error)
     if items and not shown:
         raise IsopatchError(f"none of the {len(items)} inputs could be read as a picture ({notes[0]})")
     return shown, notes
 
 
+def _numbered(model: Classifier) -> tuple[str, ...]:
+    """Names for classes that a checkpoint has no names for."""
+    return tuple(str(number) for number in range(model.spec.arguments["num_classes"]))
+
+
 def _pictures_of(
-    source: str | Path, data: str, split: str | None, classes: tuple[str, ...], notes: list[str]
-) -> tuple[ImageSource, bool]:
-    """Open the split, its labels counting the model's classes; False where its classes are others."""
-    _, chosen, pictures = split_of(source, data, split, "fail")
-    if set(pictures.classes) <= set(classes):
-        return relabel(pictures, classes, where=f"{os.fspath(data)} ({chosen})"), True
+    source: str | Path, data: str, split: str | None, model: Classifier, notes: list[str]
+) -> tuple[ImageSource, bool, tuple[str, ...]]:
+    """Return the split, whether its labels count the model's classes, and those classes' names.
+
+    A model without names takes those of the data where they are as many, as `isopatch eval` does.
+    """
+    splits, chosen, pictures = split_of(source, data, split, "fail")
+    named = model.spec.classes
+    if named is None and len(splits.classes) == model.spec.arguments["num_classes"]:
+        named = splits.classes
+    if named is not None and set(pictures.classes) <= set(named):
+        return relabel(pictures, named, where=f"{os.fspath(data)} ({chosen})"), True, named
     notes.append(f"{data}: its classes are not the model's, so no picture has a true class here")
-    return pictures, False
+    return pictures, False, named or _numbered(model)
 
 
 def _prepared(pictures: ImageSource, indices: Sequence[int], model: Classifier) -> torch.Tensor:

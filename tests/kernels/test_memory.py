@@ -9,11 +9,10 @@ import pytest
 
 # Above 2 GiB in all, at which glibc gives the top of its heap back unless it is told never to.
 SCRIPT = """
-import logging, resource, sys
+import resource, sys
 import torch
 from isopatch.kernels.memory import keep_freed_memory
 
-logging.basicConfig(level=logging.INFO)
 kept = sys.argv[1] == "keep" and keep_freed_memory() and keep_freed_memory()
 
 def faults():
@@ -31,10 +30,9 @@ print(int(kept), faults() - before)
 
 
 def measured(how: str) -> tuple[bool, int]:
-    """Whether freed memory was kept, which is said once, and how many pages were faulted in."""
+    """Whether freed memory was kept, and how many pages were faulted in."""
     done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
-    assert done.stderr.count("what is freed stays with this process") == int(kept)
     return kept == "1", int(faults)
 
 

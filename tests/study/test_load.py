@@ -42,7 +42,7 @@ def test_everything_wrong_is_said_at_once(declare: Any) -> None:
     expected = [
         "sedes: unknown key (did you mean 'seeds'?)",
         "equal: give exactly one of epochs, images, seconds, training_flops",
-        "hypotheses.0.expect: 'grater' is not one of greater, equal, less (did you mean 'greater'?)",
+        "hypotheses 1: expect: 'grater' is not one of greater, equal, less (did you mean 'greater'?)",
         "base: optimizer.learning_rate: unknown key",
         "base: epochs cannot be set here: the study's equal says how long runs are",
         "factors.kernel_sizes: kernel_sizes: unknown key (did you mean 'kernel_size'?)",
@@ -94,13 +94,13 @@ def test_everything_wrong_is_said_at_once(declare: Any) -> None:
                     {"claim": "x", "better": {"depth": 1}, "worse": {"depth": 2}, "expect": "equal"}
                 ]
             },
-            "hypotheses.0: margin belongs to expect: equal",
+            "hypotheses 1: margin belongs to expect: equal",
         ),
         (
             {"factors": {"depth": [1, 2], "size": {"deep": {"model.depth": 9}}}},
             "factors: both depth and size set",
         ),
-        ({"probes": ["kmm"]}, "probes.0: 'kmm'"),
+        ({"probes": ["kmm"]}, "probes 1: 'kmm'"),
     ],
 )
 def test_each_mistake_is_refused(declare: Any, keys: dict[str, Any], line: str) -> None:

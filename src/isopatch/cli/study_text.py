@@ -25,6 +25,7 @@ def planned(document: Mapping[str, Any]) -> str:
     hours = [run["hours"] for run in document["runs"]]
     if all(hour is not None for hour in hours):
         total.append(f"about {_duration(sum(hours))} in all, one after the other, evaluations not included")
+    total.append(_base(document["declared"]))
     return "\n".join([document["question"], "", *columns(lines), "", *total, *_notes(document)])
 
 
@@ -90,7 +91,14 @@ def _cell_line(name: str, runs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _duration(hours: float) -> str:
-    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.1f} hours"
+    minutes = max(1, round(60 * hours))
+    return f"{minutes} minute{'s' * (minutes != 1)}" if hours < 2 else f"{hours:.1f} hours"
+
+
+def _base(declared: Mapping[str, Any]) -> str:
+    """What every run has that no factor says otherwise."""
+    settings = declared.get("base") or {}
+    return "every run: " + ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _notes(document: Mapping[str, Any]) -> list[str]:

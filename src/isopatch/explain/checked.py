@@ -41,9 +41,6 @@ def checked_figures(context: Context, method: Method, *, title: str, caption: st
             faithful = scorer(heat.values[index])
             rhos = [row[index] for row in alike[number]]
             lines, fails, scores = judged(faithful, rhos, blank=not bool(heat.values[index].any()))
-            if heat.signed:
-                most = f"{float(heat.values[index].abs().max()):.2g}"
-                lines = ((f"colours from -{most} to +{most}", False), *lines)
             panels.append(Panel(heat.name, heat.values[index].numpy(), heat.signed, lines))
             data[heat.name] = {"values": _rounded(heat.values[index]), **scores}
             warnings += [f"{heat.name}: {fail}" for fail in fails]

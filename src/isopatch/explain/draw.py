@@ -20,6 +20,9 @@ from isopatch.explain.lettering import INK, as_png, fitted, font, paste, sheet
 SIDE = 352  # pixels of a drawn picture's longer side
 LEAST_COLUMN = 340  # for the scores below a map
 TITLE, LINE, GAP, MARGIN, MARK = 40, 23, 40, 16, 26
+SCALE = 34  # below a map: the strip of its colours and what its ends mean
+STRIP = 10
+DARK, LIGHT = 50.0, 235.0  # of the picture in grey below a map
 MOST_ELONGATED = 4.0  # a longer strip is drawn as the square that the model sees
 WARNING = "#c0392b"
 
@@ -61,16 +64,27 @@ def overlay(
     from matplotlib import colormaps
 
     left, top, right, bottom = box
-    grey = canvas.astype(np.float32).mean(2, keepdims=True).repeat(3, axis=2)
+    grey = _stretched(canvas.astype(np.float32).mean(2, keepdims=True)).repeat(3, axis=2)
     drawn = 0.25 * grey + 0.75 * 235  # faded
     size = (right - left, bottom - top)
     shares = np.asarray(Image.fromarray(scaled(values, signed=signed)).resize(size, Image.Resampling.NEAREST))
-    colours = 255 * colormaps["RdBu_r" if signed else "inferno"](shares)[..., :3]
+    colours = 255 * colormaps[_map_name(signed)](shares)[..., :3]
     # Where an unsigned map says little the picture stays visible.
     weight = 0.55 if signed else 0.3 + 0.4 * shares[..., None]
     drawn[top:bottom, left:right] = (1 - weight) * grey[top:bottom, left:right] + weight * colours
     result: NDArray[np.uint8] = drawn.clip(0, 255).astype(np.uint8)
     return result
+
+
+def _stretched(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Spread the greys from DARK to LIGHT: a dark picture below dark colours would not be seen."""
+    low, high = np.percentile(grey, (1, 99))
+    shares = (grey - low) / (high - low) if high > low else np.full_like(grey, 0.5)
+    return np.asarray(DARK + (LIGHT - DARK) * shares.clip(0, 1), np.float32)
+
+
+def _map_name(signed: bool) -> str:
+    return "RdBu_r" if signed else "inferno"
 
 
 def scaled(values: NDArray[np.float32], *, signed: bool) -> NDArray[np.float32]:
@@ -90,7 +104,7 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
     column = max(width, LEAST_COLUMN)
     lines = max((len(panel.lines) for panel in panels), default=0)
     mark = MARK if any(fails for panel in panels for _, fails in panel.lines) else 0
-    foot = mark + LINE * lines + (GAP if lines else MARGIN)
+    foot = mark + SCALE + LINE * lines + (GAP if lines else MARGIN)
     image, draw = sheet(2 * MARGIN + column + (column + GAP) * len(panels), TITLE + height + foot)
     draw.text((MARGIN, TITLE // 2), fitted(heading, 19, column), INK, font(19), anchor="lm")
     paste(image, canvas, MARGIN, TITLE)
@@ -99,8 +113,9 @@ def draw_maps(shown: Shown, heading: str, panels: Sequence[Panel]) -> bytes:
         left = MARGIN + number * (column + GAP)
         draw.text((left, TITLE // 2), fitted(panel.name, 19, column), INK, font(19), anchor="lm")
         paste(image, overlay(canvas, box, panel.values, signed=panel.signed), left, TITLE)
+        _scale(draw, panel, left, TITLE + height + mark + 6, width)
         for row, (line, fails) in enumerate(panel.lines):
-            place = (left, TITLE + height + mark + LINE * row + 8)
+            place = (left, TITLE + height + mark + SCALE + LINE * row + 8)
             draw.text(place, fitted(line, 15, column), WARNING if fails else INK, font(15), anchor="la")
         if any(fails for _, fails in panel.lines):
             _mark(draw, left, TITLE + height, width)
@@ -115,6 +130,23 @@ def _outline(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], shape: t
     corners = (MARGIN + left, TITLE + top, MARGIN + right - 1, TITLE + bottom - 1)
     draw.rectangle(corners, outline="white", width=4)
     draw.rectangle((corners[0] + 1, corners[1] + 1, corners[2] - 1, corners[3] - 1), outline="black", width=2)
+
+
+def _scale(draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int, width: int) -> None:
+    """Draw the strip of a map's colours with the values at its ends."""
+    from matplotlib import colormaps
+
+    colours = colormaps[_map_name(panel.signed)](np.linspace(0, 1, width), bytes=True)[:, :3]
+    for offset, colour in enumerate(colours.tolist()):
+        draw.line((left + offset, top, left + offset, top + STRIP - 1), tuple(colour))
+    draw.rectangle((left, top, left + width - 1, top + STRIP - 1), outline=INK)
+    most = float(np.abs(panel.values).max())
+    ends = (-most, 0.0, most) if panel.signed else (float(panel.values.min()), float(panel.values.max()))
+    for number, end in enumerate(ends):
+        share = number / (len(ends) - 1)
+        anchor = "la" if share == 0 else "ra" if share == 1 else "ma"
+        text = f"{end:+.2g}" if panel.signed and end else f"{end:.2g}"
+        draw.text((left + share * (width - 1), top + STRIP + 3), text, INK, font(14), anchor=anchor)
 
 
 def _mark(draw: ImageDraw.ImageDraw, left: int, bottom: int, width: int) -> None:

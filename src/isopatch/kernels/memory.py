@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 import os
 import sys
 from pathlib import Path
@@ -14,8 +13,6 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's numbers (malloc.h)
 _LARGEST_BLOCK, _NEVER = 2**30, -1
 _STATM = Path("/proc/self/statm")
 
-log = logging.getLogger("isopatch")
-
 
 @functools.cache
 def keep_freed_memory() -> bool:
@@ -23,16 +20,12 @@ def keep_freed_memory() -> bool:
 
     By default they go back to the system, and every step of a training faults the same pages in again, which
     costs as much as the arithmetic where that is fast. The process keeps its largest extent until it ends or
-    `release_freed_memory` is called, which is logged when it is asked for first. False where the C library is
-    not glibc.
+    `release_freed_memory` is called. False where the C library is not glibc.
     """
     libc = _glibc()
     if libc is None:
         return False
-    kept = bool(libc.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(libc.mallopt(_TRIM_THRESHOLD, _NEVER))
-    if kept:
-        log.info("memory: what is freed stays with this process, whose next steps then fault no pages in")
-    return kept
+    return bool(libc.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(libc.mallopt(_TRIM_THRESHOLD, _NEVER))
 
 
 def release_freed_memory(*, above: float) -> bool:

@@ -72,7 +72,7 @@ def cells_plot(cells: Sequence[Cell]) -> Plot | None:
 
     left = min(0.5, 0.03 + 0.0098 * max(map(len, (name[:52] for name in names))))
     height = 0.7 + 0.23 * len(shown)
-    return Plot("cells", "All cells", "", draw, size=(8.2, height), left=left, grid="x")
+    return Plot("cells", "All cells", "The best first.", draw, size=(8.2, height), left=left, grid="x")
 
 
 def factor_plot(cells: Sequence[Cell], factor: str, names: Sequence[str]) -> Plot | None:

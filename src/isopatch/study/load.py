@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -165,10 +165,19 @@ def _validated(document: dict[str, Any], problems: list[str]) -> Study | None:
     return None
 
 
+def _place(parts: Sequence[str | int]) -> str:
+    """Where a value stands: `match.solve`; an entry of a list counts from 1: `hypotheses 1: expect`."""
+    place = ""
+    for part in parts:
+        join = "" if not place else ": " if place[-1].isdigit() else "."
+        place += f" {part + 1}" if isinstance(part, int) else f"{join}{part}"
+    return place
+
+
 def _in_words(error: Any) -> str:
     """One of pydantic's errors as one line."""
     path = [str(part) for part in error["loc"]]
-    key, kind, context = ".".join(path), error["type"], error.get("ctx", {})
+    key, kind, context = _place(error["loc"]), error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         node = Study if len(path) == 1 else SECTIONS.get(path[0], Study)
         known = [*node.model_fields, SMALL] if node is Study else list(node.model_fields)

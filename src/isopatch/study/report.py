@@ -84,7 +84,7 @@ def build_document(
         "analysis": analysis.to_dict(),
         "curves": [curve for row in rows if (curve := _curve(row, runs)) is not None],
         "made": _made(declared, rows, runs),
-        "command": _command(name, declared),
+        "command": _command(name, declared, rows),
         "declared": without_paths(declared),
     }
 
@@ -168,12 +168,15 @@ def _versions(rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
     return [(key, ", ".join(sorted(values))) for key, values in found.items()]
 
 
-def _command(name: str, declared: Mapping[str, Any]) -> str:
+def _command(name: str, declared: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """What repeats the study; with the threads that all runs had."""
     base = declared.get("base") or {}
     data = without_paths(base.get("data", "digits"))
     if isinstance(data, Mapping):
         data = data.get("source", "digits")
+    threads = {row.get("threads") for row in rows}
+    same = f" --threads {threads.pop()}" if len(threads) == 1 and None not in threads else ""
     return (
-        f"isopatch study run study.yaml --data {data} --out studies/{name}\n"
+        f"isopatch study run study.yaml --data {data}{same} --out studies/{name}\n"
         f"isopatch study report studies/{name}"
     )

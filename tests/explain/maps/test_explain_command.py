@@ -269,6 +269,26 @@ def test_data_with_other_classes_is_said(saved: Callable[..., str]) -> None:
     assert "its classes are not the model's" in explained.document["notes"][0]
 
 
+def test_a_model_without_names_takes_those_of_as_many_classes_of_the_data(tmp_path: Path) -> None:
+    """As `isopatch eval` does; with other names, or more classes, no picture has a true class."""
+    torch.manual_seed(0)
+    arguments = {"image_size": 8, "patch_size": 2, "dim": 8, "depth": 1, "kernel_size": 3}
+
+    def explained(count: int, classes: tuple[str, ...] | None, **asked: Any) -> dict[str, Any]:
+        model = build(make_spec("convmixer", {**arguments, "num_classes": count}, classes=classes))
+        save_model(tmp_path / "model", model)
+        return isopatch.explain_checkpoint(
+            tmp_path / "model", data="digits", num_pictures=1, what=["grad-cam"], **asked
+        ).figures["grad-cam"][0].data  # fmt: skip
+
+    digits = open_data("digits").classes
+    chosen = explained(10, None, class_name=digits[3])
+    assert chosen["label"] in digits and chosen["target"] == digits[3]
+    assert explained(11, None, class_name="3")["target"] == "3"
+    assert explained(11, None)["label"] is None
+    assert explained(10, tuple("abcdefghij"))["label"] is None
+
+
 def test_a_model_of_another_library_is_explained_by_what_needs_no_blocks(tmp_path: Path, photo: str) -> None:
     torch.manual_seed(0)
     model = build(make_spec("torchvision:shufflenet_v2_x0_5", {"image_size": 32}, classes=CLASSES)).eval()
