@@ -181,5 +181,17 @@ def test_seeds_may_be_others_than_the_studys(tmp_path: Path) -> None:
     assert load_study(path, seeds=3).seed_list == [0, 1, 2]
 
 
+def test_the_amount_may_be_another_than_the_studys(tmp_path: Path) -> None:
+    path = write(tmp_path, "question: why\nbase: {model: vit}\nseeds: 2\nequal: {images: 500}\n")
+    assert load_study(path, equal=64).equal.amount == 64
+    assert load_study("attention-or-patches", equal=2.5e9).equal.amount == 2.5e9
+    for amount in (0.5, 0, -3, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=r"equal\.images"):
+            load_study(path, equal=amount)
+    for amount in (0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=r"equal\.training_flops"):
+            load_study("attention-or-patches", equal=amount)
+
+
 def test_a_study_has_the_probes_of_eval() -> None:
     assert set(get_args(get_args(Study.model_fields["probes"].annotation)[0])) == set(PROBES)

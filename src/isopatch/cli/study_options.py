@@ -77,6 +77,12 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
         help="seeds 0 to N - 1 of every cell, in place of the study's own; more of a study begun add runs",
     )
     parser.add_argument(
+        "--equal",
+        type=float,
+        metavar="AMOUNT",
+        help="so many pictures, epochs, seconds or training FLOPs per run, in place of the study's own",
+    )
+    parser.add_argument(
         "--threads",
         type=count(1),
         metavar="N",

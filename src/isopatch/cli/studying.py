@@ -125,7 +125,13 @@ def study_query(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> Study:
     from isopatch.study.load import load_study
 
-    return load_study(arguments.study, small=arguments.small, data=arguments.data, seeds=arguments.seeds)
+    return load_study(
+        arguments.study,
+        small=arguments.small,
+        data=arguments.data,
+        seeds=arguments.seeds,
+        equal=arguments.equal,
+    )
 
 
 def _folder(arguments: argparse.Namespace, study: Study) -> Path:

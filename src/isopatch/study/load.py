@@ -27,13 +27,18 @@ def builtin_names() -> list[str]:
 
 
 def load_study(
-    source: str | Path, *, small: bool = False, data: str | None = None, seeds: int | None = None
+    source: str | Path,
+    *,
+    small: bool = False,
+    data: str | None = None,
+    seeds: int | None = None,
+    equal: float | None = None,
 ) -> Study:
     """Return a built-in study by its name, or the one in a file or a study's folder.
 
     small: with what the study's `small` section says, for a try on a small machine. data: the pictures, in
-        place of base's. seeds: so many, from 0 on, in place of the study's. Raises UsageError with one line
-        per problem, all of them.
+        place of base's. seeds: so many, from 0 on, in place of the study's. equal: so much of what the study
+        holds equal. Raises UsageError with one line per problem, all of them.
     """
     document, name, where = _document(source)
     problems: list[str] = []
@@ -46,6 +51,8 @@ def load_study(
         document = _with_data(document, data)
     if seeds is not None:
         document["seeds"] = seeds
+    if equal is not None:
+        document["equal"] = _with_amount(document.get("equal"), equal)
     document.setdefault("name", name)
     study = _validated(document, problems)
     if study is not None:
@@ -145,6 +152,13 @@ def _with_data(document: dict[str, Any], data: str) -> dict[str, Any]:
         return {**document, "base": {**base, "data": {**base["data"], "source": data}}}
     base.pop("data.source", None)
     return {**document, "base": {**base, "data": data}}
+
+
+def _with_amount(held: Any, amount: float) -> Any:
+    """The same thing held equal at another amount; what is no declaration is left to be refused."""
+    if not isinstance(held, dict) or len(held) != 1:
+        return held
+    return dict.fromkeys(held, int(amount) if float(amount).is_integer() else amount)
 
 
 def _validated(document: dict[str, Any], problems: list[str]) -> Study | None:

@@ -27,8 +27,8 @@ class Equal(Node):
 
     epochs: Positive | None = None
     images: Positive | None = None
-    seconds: Annotated[float, Field(gt=0)] | None = None
-    training_flops: Annotated[float, Field(gt=0)] | None = None
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    training_flops: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
