@@ -21,6 +21,7 @@ Cell = Mapping[str, Any]
 OUTCOME_COLORS = {"supported": SERIES[2], "contradicted": SERIES[4], "not certain": SERIES[7]}
 MOST_SERIES = 6
 MOST_NAMES = 7  # on a Pareto front, before their names cover each other
+MARKERS = ("o", "s", "^", "D", "v")
 _SAME = 1.02  # costs within 2 % are one cost
 
 
@@ -136,7 +137,7 @@ def factor_plot(cells: Sequence[Cell], factor: str, names: Sequence[str]) -> Plo
         else "Mean, 95 % interval and single runs."
     )
     title = f"Accuracy by {factor.replace('_', ' ')}"
-    return Plot(f"by-{factor.replace('_', '-')}", title, note, draw, legend_rows=_legend_rows(entries))
+    return Plot(f"by-{factor.replace('_', '-')}", title, note, draw, legend_rows=_legend_rows(list(entries)))
 
 
 def pareto_plot(cells: Sequence[Cell], front: Sequence[str], column: str) -> Plot | None:
@@ -146,35 +147,40 @@ def pareto_plot(cells: Sequence[Cell], front: Sequence[str], column: str) -> Plo
     if len(known) < 2 or max(costs) <= _SAME * min(costs):
         return None
     name, more_is_better = COSTS[column]
-    colored = _coloring(known)
+    by_color, by_marker = _told_apart_by(known)
 
     def draw(axes: Axes) -> None:
         if max(costs) > 3 * min(costs):
             axes.set_xscale("log")
         axes.margins(x=0.12, y=0.16)
         for cell, cost in zip(known, costs, strict=True):
-            color, _ = colored[cell["cell"]]
+            color = SERIES[_place(cell, by_color, known)]
             mean, ends = cell["top1"]["mean"], cell["top1"]["t"]
             if ends:
                 axes.plot([cost, cost], ends, color=color, linewidth=1.2, alpha=0.3)
             on_front = cell["cell"] in front
-            axes.plot(cost, mean, "o", color=color, markersize=6.5, zorder=3,
-                      markerfacecolor=color if on_front else "none", markeredgewidth=1.4)  # fmt: skip
+            axes.plot(cost, mean, MARKERS[_place(cell, by_marker, known)], color=color, markersize=6.5,
+                      zorder=3, markerfacecolor=color if on_front else "none",
+                      markeredgewidth=1.4)  # fmt: skip
         steps = [cell for name_ in front for cell in known if cell["cell"] == name_]
         axes.plot([c["costs"][column] for c in steps], [c["top1"]["mean"] for c in steps], color=INK,
                   linewidth=1.0, alpha=0.55, drawstyle="steps-post", zorder=1)  # fmt: skip
         _clip_to_runs(axes, known, "y", above=0.14)
-        _name_front(axes, steps, cells, column)
+        if len({tuple(_levels(cell, (by_color, by_marker))) for cell in known}) < len(known):
+            _name_front(axes, steps, cells, column)
         _plain_log(axes, column)
         axes.yaxis.set_major_formatter(lambda value, _position: f"{100 * value:g} %")
         axes.set_xlabel(name + (" (more is better)" if more_is_better else ""))
-        _legend(axes, entries)
+        _legend(axes, entries, marks)
 
-    entries = {label: color for color, label in colored.values() if label is not None}
+    entries = {_said(by_color, level): SERIES[i] for i, level in enumerate(_found(by_color, known))}
+    marks = {_said(by_marker, level): MARKERS[i] for i, level in enumerate(_found(by_marker, known))}
     title = f"Accuracy against {name}"
     file = f"pareto-{column.replace('_', '-')}"
     note = "Filled: on the Pareto front."
-    return Plot(file, title, note, draw, size=(5.4, 3.1), legend_rows=_legend_rows(entries), grid="both")
+    return Plot(
+        file, title, note, draw, size=(5.4, 3.1), legend_rows=_legend_rows([*entries, *marks]), grid="both"
+    )
 
 
 def short_name(cell: Cell, cells: Sequence[Cell]) -> str:
@@ -183,7 +189,7 @@ def short_name(cell: Cell, cells: Sequence[Cell]) -> str:
     return " · ".join(_said(key, cell["levels"][key]) for key in varying) or cell["cell"]
 
 
-def _said(factor: str, level: str) -> str:
+def _said(factor: str | None, level: str) -> str:
     """A level that does not speak for itself gets its factor's name before it."""
     return f"{factor} {level}" if _is_number(level) or level in ("true", "false", "none") else level
 
@@ -216,24 +222,28 @@ def _clip_to_runs(axes: Axes, cells: Sequence[Cell], axis: str, above: float = 0
     (axes.set_xlim if axis == "x" else axes.set_ylim)(low_end - 0.06 * span, high_end + above * span)
 
 
-def _legend(axes: Axes, entries: Mapping[str, str]) -> None:
-    """A row or more of coloured dots above the axes."""
+def _legend(axes: Axes, entries: Mapping[str, str], marks: Mapping[str, str] | None = None) -> None:
+    """A row or more above the axes: coloured dots, then the grey marks of a second factor."""
     from matplotlib.lines import Line2D
 
-    if entries:
-        marks = [Line2D([], [], marker="o", linestyle="none", color=color) for color in entries.values()]
-        axes.legend(marks, list(entries), loc="lower right", bbox_to_anchor=(1.01, 1.0), fontsize=8,
-                    ncols=_columns(entries), borderaxespad=0.1, handletextpad=0.1,
+    shown = {
+        name: Line2D([], [], marker="o", linestyle="none", color=color) for name, color in entries.items()
+    }
+    for name, mark in (marks or {}).items():
+        shown[name] = Line2D([], [], marker=mark, linestyle="none", color=INK, markerfacecolor="none")
+    if shown:
+        axes.legend(list(shown.values()), list(shown), loc="lower right", bbox_to_anchor=(1.01, 1.0),
+                    fontsize=8, ncols=_columns(list(shown)), borderaxespad=0.1, handletextpad=0.1,
                     columnspacing=0.9)  # fmt: skip
 
 
-def _columns(entries: Mapping[str, str]) -> int:
+def _columns(entries: Sequence[str]) -> int:
     """As many columns as fit above a chart: every column is as wide as its longest entry."""
     widest = max(map(len, entries))
     return max(1, min(len(entries), 76 // (widest + 4)))
 
 
-def _legend_rows(entries: Mapping[str, str]) -> int:
+def _legend_rows(entries: Sequence[str]) -> int:
     return math.ceil(len(entries) / _columns(entries)) if entries else 0
 
 
@@ -254,19 +264,26 @@ def _name_front(axes: Axes, steps: Sequence[Cell], cells: Sequence[Cell], column
                       fontsize=7.5, color=INK, annotation_clip=True)  # fmt: skip
 
 
-def _coloring(cells: Sequence[Cell]) -> dict[str, tuple[str, str | None]]:
-    """cell -> colour and legend entry: by the factor with most levels that still has a colour for each."""
-    factors = {
-        name: list(dict.fromkeys(cell["levels"][name] for cell in cells)) for name in cells[0]["levels"]
-    }
-    fitting = {name: found for name, found in factors.items() if 1 < len(found) <= len(SERIES)}
-    if not fitting:
-        return {cell["cell"]: (SERIES[0], None) for cell in cells}
-    by = max(fitting, key=lambda name: len(fitting[name]))
-    return {
-        cell["cell"]: (SERIES[fitting[by].index(cell["levels"][by])], _said(by, cell["levels"][by]))
-        for cell in cells
-    }
+def _told_apart_by(cells: Sequence[Cell]) -> tuple[str | None, str | None]:
+    """The factors that colours and marks show: the two with most levels that have enough of them."""
+    levels = {name: len(_found(name, cells)) for name in cells[0]["levels"]}
+    ranked = sorted((name for name in levels if levels[name] > 1), key=lambda name: -levels[name])
+    color = next((name for name in ranked if levels[name] <= len(SERIES)), None)
+    fitting = (name for name in ranked if name != color and levels[name] <= len(MARKERS))
+    return color, next(fitting, None)
+
+
+def _found(factor: str | None, cells: Sequence[Cell]) -> list[str]:
+    """The levels of a factor that occur, in order; none of no factor."""
+    return [] if factor is None else list(dict.fromkeys(cell["levels"][factor] for cell in cells))
+
+
+def _place(cell: Cell, factor: str | None, cells: Sequence[Cell]) -> int:
+    return 0 if factor is None else _found(factor, cells).index(cell["levels"][factor])
+
+
+def _levels(cell: Cell, factors: Sequence[str | None]) -> list[str]:
+    return [cell["levels"][name] for name in factors if name is not None]
 
 
 def _plain_log(axes: Axes, column: str) -> None:
