@@ -152,6 +152,8 @@ def _replace(
             path = f"{prefix}{name}"
             if is_twin(child):
                 standing.append((path, child))
+                if getattr(child, "holds_twins", False):
+                    visit(child, f"{path}.")
                 continue
             found = next((made for make in makers if (made := make(child, precision)) is not None), None)
             if isinstance(found, nn.Module) and (gradients or not getattr(found, "gradients_only", False)):
@@ -159,6 +161,8 @@ def _replace(
                 setattr(parent, name, found)
                 swapped._before.append((parent, name, child))
                 replaced.append(Replacement(path, str(found.twin_name)))
+                if getattr(found, "holds_twins", False):
+                    visit(found, f"{path}.")
                 continue
             if isinstance(found, Unfit):
                 kept.append(f"{path}: {found.why}")

@@ -36,5 +36,6 @@ def is_twin(module: nn.Module) -> bool:
     It may also say, each false by default:
     serves_twins: put in only beside one that takes over a run of blocks; by itself it gains nothing.
     gradients_only: without gradients it is the plain module.
+    holds_twins: parts of what it holds may be twins too, which it runs.
     """
     return all(hasattr(module, name) for name in ("twin_name", "twin_library", "dtype"))

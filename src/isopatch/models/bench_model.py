@@ -41,7 +41,7 @@ from isopatch.models.bench_slots import (
 from isopatch.models.gmlp import GatedMlp, open_gate
 from isopatch.models.vit import Pool, Position, make_positions
 from isopatch.nn.activations import Activation, make_activation
-from isopatch.nn.block import DropPathSchedule, TwoStepBlock, drop_path_rates
+from isopatch.nn.block import DropPathSchedule, ResidualBranch, TwoStepBlock, drop_path_rates
 from isopatch.nn.channel_mixers import GatedLinear, Mlp
 from isopatch.nn.checks import finite, positive, probability
 from isopatch.nn.classifier import Classifier
@@ -163,6 +163,13 @@ def bench(
             drop_path=rate if skip else 0.0,
         )
 
+    def branch(mixer: nn.Module, shape: StageShape, rate: float, *, skip: bool, active: bool) -> nn.Module:
+        """A step; where it is the branch of a ViT's block it is built as that, which faster twins know."""
+        if not skip or active or norm_place != "before":
+            return step(mixer, shape, rate, skip=skip, active=active)
+        its_norm = make_norm(norm, shape.dim, norm_eps)
+        return ResidualBranch(its_norm, mixer, dim=shape.dim, layer_scale=layer_scale, drop_path=rate)
+
     def block(shape: StageShape) -> nn.Module:
         rate = next(rates)
         token = None
@@ -191,14 +198,20 @@ def bench(
             dropout=dropout,
         )
         if token is None:
-            return step(channel, shape, rate, skip=residual != "none", active=False)
-        active = activation_place in ("token", "both")
-        token_step = step(token, shape, rate, skip=residual in ("each", "token"), active=active)
-        active = activation_place == "both"
-        channel_step = step(channel, shape, rate, skip=residual == "each", active=active)
+            return branch(channel, shape, rate, skip=residual != "none", active=False)
+        token_active, channel_active = activation_place in ("token", "both"), activation_place == "both"
         if residual == "block":
-            return SkipBlock(token_step, channel_step, dim=shape.dim, layer_scale=layer_scale, drop_path=rate)
-        return TwoStepBlock(token_step, channel_step)
+            return SkipBlock(
+                step(token, shape, rate, skip=False, active=token_active),
+                step(channel, shape, rate, skip=False, active=channel_active),
+                dim=shape.dim,
+                layer_scale=layer_scale,
+                drop_path=rate,
+            )
+        return TwoStepBlock(
+            branch(token, shape, rate, skip=residual in ("each", "token"), active=token_active),
+            branch(channel, shape, rate, skip=residual == "each", active=channel_active),
+        )
 
     # The order in which parts are built is the order in which they draw their first weights.
     built_stem = make_stem(

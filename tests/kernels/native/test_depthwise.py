@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kernels.native.comparison import violations
+from tests.kernels.native.comparison import off, violations
 from tests.kernels.native.drawn import Drawn, draws, pictures, small, spread
 from torch import Tensor, nn
 
@@ -104,18 +104,36 @@ def test_without_gradients_it_is_the_plain_step(native: NativeLibrary) -> None:
 
 
 def test_the_stem_stays_plain_beside_it_however_often_it_is_asked(native: NativeLibrary) -> None:
-    twin = model()
+    twin = model(dim=40)
     before = type(twin.stem)
     swapped = swap(twin, kernels="native")
     assert [each.path for each in swapped.replaced] == ["blocks.0.token.mixer", "blocks.1.token.mixer"]
-    assert swapped.kept == ("stem: a twin gains nothing beside plain blocks",)
+    assert swapped.kept[1:] == ("stem: a twin gains nothing beside plain blocks",)
+    assert swapped.kept[0].startswith("blocks: ")
     again = swap(twin, kernels="native")
     assert again.replaced == () and type(twin.stem) is before
 
 
 def test_for_inference_there_is_no_twin(native: NativeLibrary) -> None:
-    swapped = swap(model(), kernels="native", gradients=False)
+    swapped = swap(model(dim=40), kernels="native", gradients=False)
     assert swapped.kernels == "plain" and not swapped.replaced
+
+
+def test_a_twin_of_the_blocks_holds_those_of_their_token_steps(native: NativeLibrary) -> None:
+    """The blocks' twin does the MLPs of inference, the steps' the gradients: neither disturbs the other."""
+    case = Case(64, 5, 8, 8, 2, "gelu", "fp32", native.instructions)
+    plain, twin, swapped = case.both(native, training=True)
+    steps = ["blocks.0.token.mixer", "blocks.1.token.mixer"]
+    assert [each.path for each in swapped.replaced if each.path != "stem"] == ["blocks", *steps]
+    assert violations(twin, plain, case.pictures(), case.tolerance()) == []
+    again = swap(twin, kernels="native")
+    assert again.replaced == () and all(path in str(again.note) for path in ("blocks (", *steps))
+    with torch.no_grad():
+        assert off(twin.eval()(case.pictures()), plain.eval()(case.pictures())) < 1e-5
+    swapped.undo()
+    assert [type(module) for module in twin.modules()] == [type(module) for module in plain.modules()]
+    inference = swap(twin, kernels="native", gradients=False)
+    assert [each.path for each in inference.replaced if each.path != "stem"] == ["blocks"]
 
 
 def step(kernel_size: int = 5) -> nn.ModuleDict:

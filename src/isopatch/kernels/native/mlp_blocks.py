@@ -60,6 +60,7 @@ class NativeMlpBlocks(NativeBlocks):
     computes = "MLPs of the blocks, inference"
     plain = "MLPs of the blocks run"
     unfit = staticmethod(unfit)
+    holds_twins = True  # of the token steps
     _fixed: LaidOut[list[MlpSteps]]
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
