@@ -87,7 +87,11 @@ def _takes_over_blocks(twin: nn.Module) -> bool:
 
 
 def _put_back(parent: nn.Module, name: str, plain: nn.Module) -> None:
-    plain.training = getattr(parent, name).training  # of this module alone: its parts are shared
+    twin = getattr(parent, name)
+    plain.training = twin.training  # of this module alone: its parts are shared
+    # Other parts may stand in the twin since the swap; a list's may be more or fewer.
+    parts = twin._modules.keys() if isinstance(plain, nn.ModuleList) else plain._modules.keys()
+    plain._modules = {part: twin._modules[part] for part in parts}
     setattr(parent, name, plain)
 
 

@@ -163,6 +163,73 @@ def test_activations_norms_and_eps_may_change(native: NativeLibrary, architectur
             last = now
 
 
+@pytest.mark.parametrize(
+    ("architecture", "layer", "setting", "value"),
+    [
+        ("convmixer", "activation", "approximate", "tanh"),
+        ("vit", "channel.mixer.activation", "approximate", "tanh"),
+        ("mlp_mixer", "channel.mixer.activation", "approximate", "tanh"),
+        ("convmixer", "depthwise", "padding_mode", "circular"),
+        ("convmixer", "depthwise", "dilation", (2, 2)),
+    ],
+)
+def test_settings_changed_after_the_swap(
+    native: NativeLibrary, architecture: str, layer: str, setting: str, value: object
+) -> None:
+    plain, twin = both(architecture)
+    given, grid = tokens(architecture), GRIDS[architecture]
+    with torch.no_grad():
+        before = twin.eval().blocks(given, grid)
+        for model in (plain.eval(), twin):
+            for block in model.blocks:
+                setattr(block.get_submodule(layer), setting, value)
+        if setting == "dilation":
+            with pytest.raises(RuntimeError):  # of that many places it makes fewer, as it does plain
+                twin.blocks(given, grid)
+            return
+        now, wanted = (model.blocks(given, grid) for model in (twin, plain))
+    assert off(now, wanted) < 1e-5 and off(now, before) > 1e-6
+
+
+def tie_norms(block: nn.Module) -> None:
+    block.channel.norm = block.token.norm
+
+
+def tie_biases(block: nn.Module) -> None:
+    block.channel.mixer.fc2.bias = block.token.mixer.proj.bias
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("tie", [tie_norms, tie_biases])
+def test_what_a_block_shares_gets_the_gradients_of_all_its_uses(
+    native: NativeLibrary, tie: Callable[[nn.Module], None], before: bool
+) -> None:
+    plain = build("vit")
+    twin = copy.deepcopy(plain)
+    for model in (plain, twin):
+        if model is twin and not before:
+            swap(twin, kernels="native", precision="fp32")
+        for block in model.blocks:
+            tie(block)
+    if before:
+        swap(twin, kernels="native", precision="fp32")
+    assert type(twin.blocks).__name__ == "NativeTransformerBlocks"
+    agree(plain, twin)
+
+
+@ARCHITECTURES
+def test_undo_keeps_blocks_that_were_exchanged(native: NativeLibrary, architecture: str) -> None:
+    model = build(architecture)
+    swapped = swap(model, kernels="native", precision="fp32")
+    new = copy.deepcopy(model.blocks[0])
+    model.blocks[0] = new
+    model.blocks.append(copy.deepcopy(new))
+    swapped.undo()
+    assert type(model.blocks).__name__ == "Blocks"
+    assert model.blocks[0] is new and len(model.blocks) == 3
+    model(pictures())
+
+
 def test_synchronised_norms_are_not_taken_for_plain_ones(
     native: NativeLibrary, caplog: pytest.LogCaptureFixture
 ) -> None:

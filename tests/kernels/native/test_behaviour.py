@@ -187,14 +187,18 @@ def test_one_value_has_no_variance(native: NativeLibrary, kernels: str) -> None:
         model(pictures(1))
 
 
-def test_the_activations_of_one_pass_serve_one_backward_pass(
+def test_the_activations_serve_as_many_backward_passes_as_they_are_retained_for(
     native: NativeLibrary, architecture: str
 ) -> None:
     model = build(architecture)
     swap(model, kernels="native", precision="fp32")
     loss = model(pictures()).square().sum()
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="go back once"):
+    once = [parameter.grad.clone() for parameter in model.parameters()]
+    loss.backward()
+    for parameter, first in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * first, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from isopatch.kernels.native import convmixer, norms
-from isopatch.kernels.native.convmixer import Fixed, Kept
+from isopatch.kernels.native.convmixer import Fixed
 from isopatch.kernels.native.depthwise_fit import geometry, unfit_depthwise
 from isopatch.kernels.native.fallback import (
     NOTHING,
@@ -23,7 +24,7 @@ from isopatch.kernels.native.fallback import (
     watched,
 )
 from isopatch.kernels.native.laid_out import LaidOut
-from isopatch.kernels.native.library import NativeLibrary, loaded
+from isopatch.kernels.native.library import NO_TENSOR, NativeLibrary, loaded
 from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.native.shape import Shape, activation_number, known_activation
 from isopatch.kernels.twin import Precision, Unfit
@@ -159,11 +160,12 @@ class _ConvMixerRun(torch.autograd.Function):
     ) -> Tensor:
         """Run; keep three activations a block."""
         blocks = cast("list[ConvMixerBlock]", list(twin))
-        out, ctx.kept = convmixer.forward(loaded(), shape, tokens, blocks)
-        # What is the caller's: PyTorch refuses to go back when it was changed meanwhile. Of the parameters
-        # the weights, as the plain modules keep them, not the biases.
-        ctx.save_for_backward(tokens, *parameters[::2])
-        ctx.kept[0].x = tokens.new_empty(0)
+        out, kept = convmixer.forward(loaded(), shape, tokens, blocks)
+        # Of the parameters the weights, as the plain modules keep them, not the biases: PyTorch refuses to go
+        # back when what is the caller's was changed meanwhile.
+        activations = [each for one in kept for each in (one.x, one.u1, one.u2)]
+        ctx.save_for_backward(*activations, *parameters[::2])
+        ctx.kept = [replace(one, x=NO_TENSOR, u1=NO_TENSOR, u2=NO_TENSOR) for one in kept]
         ctx.shape = shape
         ctx.dims = [(block.pointwise.out_channels, block.depthwise.kernel_size[0]) for block in blocks]
         return out
@@ -171,12 +173,9 @@ class _ConvMixerRun(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Run back; activations are freed."""
-        kept: list[Kept] | None = ctx.kept
-        if kept is None:
-            raise RuntimeError("the native kernels go back once: their activations are freed by then")
-        kept[0].x = ctx.saved_tensors[0]
-        ctx.kept = None
+        """Run back; PyTorch frees the activations then, unless it is told to retain them."""
+        saved = iter(ctx.saved_tensors)
+        kept = [replace(one, x=next(saved), u1=next(saved), u2=next(saved)) for one in ctx.kept]
         tokens, found = convmixer.backward(loaded(), ctx.shape, in_memory(gradient), kept)
         flat = [g for each, dims in zip(found, ctx.dims, strict=True) for g in each.of_parameters(*dims)]
         return (tokens, None, None, *flat)

@@ -239,6 +239,9 @@ def dtype_number(dtype: torch.dtype) -> int:
     return DTYPES.index(dtype)
 
 
+NO_TENSOR = torch.empty(0, device="cpu")  # where an activation was, that PyTorch keeps
+
+
 def floats(*shape: int) -> Tensor:
     """Memory for float32 on the CPU, whatever PyTorch's defaults are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")

@@ -231,9 +231,9 @@ class _Stem(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, shape: Shape, stem: NativePatchStem, *parameters: Tensor) -> Tensor:
         """Run; keep the pictures and one activation."""
         tokens, kept = _run(x, shape, stem, keep=True)
-        ctx.u, ctx.norm = cast("tuple[Tensor, Norm]", kept)
+        u, ctx.norm = cast("tuple[Tensor, Norm]", kept)
         ctx.shape, ctx.stem, ctx.act = shape, stem, known_activation(stem.activation)
-        ctx.save_for_backward(x, *parameters[::2])  # see `_ConvMixerRun`
+        ctx.save_for_backward(x, u, *parameters[::2])  # see `_ConvMixerRun`
         return tokens
 
     @staticmethod
@@ -241,12 +241,12 @@ class _Stem(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Return the parameters' gradients."""
         lib, shape, stem, act = loaded(), ctx.shape, ctx.stem, ctx.act
-        x, weight = ctx.saved_tensors[:2]
+        x, u, weight = ctx.saved_tensors[:3]
         g = in_memory(gradient)
         size = shape.channels
         sums = floats(shape.chunks, 2, size)
         norm = {"mean": ctx.norm.mean, "rstd": ctx.norm.rstd}
-        lib.call("gradient_sums", **shape.rowwise(act), channels=size, g=g, u=ctx.u, **norm, sums=sums)
+        lib.call("gradient_sums", **shape.rowwise(act), channels=size, g=g, u=u, **norm, sums=sums)
         found = norms.finish_gradient(lib, ctx.norm, sums, shape.rows)
         groups = min(shape.chunks, GROUPS)
         matrix, bias = floats(groups, size, _inner(stem)), floats(shape.chunks, size)
@@ -255,7 +255,7 @@ class _Stem(torch.autograd.Function):
             **_pictures(stem, shape, x, act),
             groups=groups,
             g=g,
-            u=ctx.u,
+            u=u,
             **norm,
             scale=ctx.norm.scale,
             mean_g=found.mean_g,

@@ -9,14 +9,15 @@ B pictures, N tokens, C channels.
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from isopatch.kernels.native import mlp
-from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats
+from isopatch.kernels.native.library import NO_TENSOR, NativeLibrary, dtype_number, floats
 from isopatch.kernels.native.linear import NormWeights, Step, Tokens, back, linear, of_branch, step_of
 from isopatch.kernels.native.mlp import KeptMlp, MlpSteps
 from isopatch.nn.block import ResidualBranch, TwoStepBlock
@@ -100,6 +101,18 @@ class Kept:
     log_sums: Tensor
     keep: Tensor | None
     mlp: KeptMlp
+
+    def without_activations(self) -> tuple[list[Tensor], Kept]:
+        """Return the activations, for PyTorch to keep, and the rest."""
+        found = [self.x, self.qkv, self.mixed, self.mlp.x, self.mlp.hidden]
+        rest = replace(self.mlp, x=NO_TENSOR, hidden=NO_TENSOR)
+        return found, replace(self, x=NO_TENSOR, qkv=NO_TENSOR, mixed=NO_TENSOR, mlp=rest)
+
+    def with_activations(self, saved: Iterator[Tensor]) -> Kept:
+        """Return the whole again, from activations in the order they were returned in."""
+        x, qkv, mixed = next(saved), next(saved), next(saved)
+        whole = replace(self.mlp, x=next(saved), hidden=next(saved))
+        return replace(self, x=x, qkv=qkv, mixed=mixed, mlp=whole)
 
 
 def forward(

@@ -18,7 +18,7 @@ from isopatch.kernels.native.library import NativeLibrary, loaded
 from isopatch.kernels.native.linear import Tokens
 from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.native.shape import activation_number
-from isopatch.kernels.native.transformer import Kept, Weights
+from isopatch.kernels.native.transformer import Weights
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.block import ResidualBranch, TwoStepBlock
 from isopatch.nn.blocks import Blocks
@@ -109,7 +109,7 @@ class NativeTransformerBlocks(NativeBlocks):
     def _run(self, stream: Tensor, blocks: list[TwoStepBlock]) -> Tensor:
         shape = Tokens(stream.shape[0], stream.shape[1], self.dtype)
         if torch.is_grad_enabled():
-            parameters = [parameter for block in blocks for parameter in block.parameters()]
+            parameters = [parameter for block in blocks for _, parameter in _named_parameters(block)]
             if stream.requires_grad or any(p.requires_grad for p in parameters):
                 out: Tensor = _TransformerRun.apply(stream, shape, self, *parameters)  # type: ignore[no-untyped-call]
                 return out
@@ -150,29 +150,32 @@ class _TransformerRun(torch.autograd.Function):
         ctx: Any, stream: Tensor, shape: Tokens, twin: NativeTransformerBlocks, *parameters: Tensor
     ) -> Tensor:
         """Run; keep each block's streams, qkv, heads' outputs and hidden units."""
-        # What is the caller's: PyTorch refuses to go back when it was changed meanwhile.
-        ctx.save_for_backward(stream, *parameters)
-        lib = loaded()
-        ctx.shape, ctx.blocks, ctx.kept = shape, cast("list[TwoStepBlock]", list(twin)), []
-        for block in ctx.blocks:
+        lib, blocks, activations = loaded(), cast("list[TwoStepBlock]", list(twin)), []
+        ctx.shape, ctx.blocks, ctx.kept = shape, blocks, []
+        for block in blocks:
             weights = transformer.weights_of(lib, block, shape.dtype, backward=True)
             stream, kept = transformer.forward(lib, shape, stream, weights, _keep(block, shape))
-            ctx.kept.append(kept)
-        ctx.kept[0].x = stream.new_empty(0)
+            found, light = kept.without_activations()
+            activations += found
+            ctx.kept.append(light)
+        # With the parameters: PyTorch refuses to go back when what is the caller's was changed meanwhile.
+        ctx.save_for_backward(*activations, *parameters)
         return stream
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Run back; activations are freed as they are used."""
-        remaining: list[Kept] | None = ctx.kept
-        if remaining is None:
-            raise RuntimeError("the native kernels go back once: their activations are freed by then")
-        remaining[0].x = ctx.saved_tensors[0]
-        ctx.kept = None
+        """Run back; PyTorch frees the activations then, unless it is told to retain them."""
+        saved = iter(ctx.saved_tensors)
+        remaining = [light.with_activations(saved) for light in ctx.kept]
         lib, g = loaded(), in_memory(gradient).clone()
         found: list[Tensor] = []
         for block in reversed(ctx.blocks):
             g, by_name = transformer.backward(lib, ctx.shape, g, remaining.pop(), block)
-            found = [by_name[name] for name, _ in block.named_parameters()] + found
+            found = [by_name[name] for name, _ in _named_parameters(block)] + found
         return (g, None, None, *found)
+
+
+def _named_parameters(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter under every name: of one that has two the gradients are added up by PyTorch."""
+    return block.named_parameters(remove_duplicate=False)
