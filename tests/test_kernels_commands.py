@@ -48,14 +48,17 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
 def test_an_evaluation_says_what_it_ran_on(needs_native: None, command: Command) -> None:
     found = {}
     for kernels, ran in (("auto", "native"), ("plain", "plain")):
-        code, out, err = command("eval", "weights", "--data", "digits", "--kernels", kernels, "--json")
+        asked = ("--data", "digits", "--kernels", kernels, "--json")
+        code, out, err = command("eval", "weights", *asked)
         document = found[ran] = json.loads(out)
         assert code == 0 and (document["kernels"], document["precision"]) == (ran, "fp32")
+        instructions = native.instructions() if ran == "native" else None
+        assert (document["instruction_set"], document["threads"]) == (instructions, torch.get_num_threads())
         assert err.count(f"kernels {ran}") == 1
     assert found["native"]["nll"] == pytest.approx(found["plain"]["nll"], rel=1e-5)
     half = ("--kernels", "native", "--precision", "bf16")
     _, out, err = command("eval", "weights", "--data", "digits", *half)
-    assert "in bf16, native kernels" in out and "kernels native, bf16: " in err
+    assert f"in bf16, native kernels ({native.instructions()}), " in out and "kernels native, bf16: " in err
     _, out, _ = command("eval", "weights", "--data", "digits", *half, "--sizes", "8,12", "--json")
     assert [json.loads(out)[key] for key in ("kernels", "precision")] == ["native", "bf16"]
 

@@ -26,7 +26,8 @@ bool amx() {
   return cpu && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-int supported() {
+// What the CPU has.
+int found() {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (!avx2) return NONE;
@@ -37,13 +38,23 @@ int supported() {
   return amx() ? AMX : AVX512_BF16;
 }
 
+// And this library.
+int supported() {
+  const int isa = found();
+  return isa < ISOPATCH_MOST_ISA ? isa : ISOPATCH_MOST_ISA;
+}
+
 int chosen = supported();
 
 const Table& table() {
   switch (chosen) {
+#if ISOPATCH_MOST_ISA >= 4
     case AMX: return *amx_table();
+#endif
+#if ISOPATCH_MOST_ISA >= 3
     case AMX_EMULATED: return *amx_emulated_table();
     case AVX512_BF16: return *avx512_bf16_table();
+#endif
     case AVX512: return *avx512_table();
     default: return *avx2_table();
   }

@@ -136,7 +136,7 @@ def _open(source: str | Path, how: How) -> tuple[Classifier, dict[str, Any]]:
     return model, {"checkpoint": str(source), "model": model.spec.name}
 
 
-def _logits(model: Classifier, pictures: ImageSource, how: How) -> tuple[NDArray[np.float32], dict[str, str]]:
+def _logits(model: Classifier, pictures: ImageSource, how: How) -> tuple[NDArray[np.float32], dict[str, Any]]:
     place = require_device(how.device)
     model.to(place)
     swapped = use(model, kernels=how.kernels, precision=how.precision)
@@ -150,7 +150,7 @@ def _logits(model: Classifier, pictures: ImageSource, how: How) -> tuple[NDArray
         device=str(place),
         precision=how.precision,
     )
-    return logits, {"device": str(place), "precision": how.precision, "kernels": swapped.kernels}
+    return logits, {"device": str(place), "precision": how.precision, **swapped.ran_on()}
 
 
 def _share(right: NDArray[np.bool_]) -> dict[str, Any]:

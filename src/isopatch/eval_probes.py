@@ -134,7 +134,7 @@ def probe(
         "features": {"dim": test.shape[1], "computed": reader.computed, "kept": reader.kept},
         "device": str(place),
         "precision": precision,
-        "kernels": swapped.kernels,
+        **swapped.ran_on(),
         "probes": rows,
     }
 

@@ -87,8 +87,7 @@ def robustness(
         "input": [model.spec.input.height, model.spec.input.width],
         "device": str(place),
         "precision": precision,
-        "kernels": swapped.kernels,
-        "threads": torch.get_num_threads(),
+        **swapped.ran_on(),
         **measured,
         "files": {key: str(file) for key, file in files.items()},
     }

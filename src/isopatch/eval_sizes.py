@@ -100,7 +100,6 @@ def evaluate_sizes(
         "position_resize": position_resize,
         "device": str(place),
         "precision": precision,
-        "kernels": swapped[0].kernels,
-        "threads": torch.get_num_threads(),
+        **swapped[0].ran_on(),
         "sizes": rows,
     }

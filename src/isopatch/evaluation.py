@@ -85,7 +85,7 @@ def evaluate_checkpoint(
         teacher=others["teacher"],
         baseline=others["baseline"],
     )
-    return replace(result, kernels=swapped.kernels)
+    return replace(result, kernels=swapped.kernels, instruction_set=swapped.instructions)
 
 
 class Labelled(NamedTuple):

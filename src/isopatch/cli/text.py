@@ -56,6 +56,13 @@ def plan(document: Mapping[str, Any]) -> str:
     return "\n".join([table(rows), *(f"note: {note}" for note in document["notes"])])
 
 
+def computed(document: Mapping[str, Any]) -> str:
+    """What a result was computed in and on: `in bf16, native kernels (amx), 2 threads`."""
+    instructions = f" ({document['instruction_set']})" if document.get("instruction_set") else ""
+    threads = f"{document['threads']} thread{'s' * (document['threads'] != 1)}"
+    return f"in {document['precision']}, {document['kernels']} kernels{instructions}, {threads}"
+
+
 def evaluation(document: Mapping[str, Any]) -> str:
     """Show a model's figures, per class, and what its heads learned."""
     rows = {
@@ -65,7 +72,7 @@ def evaluation(document: Mapping[str, Any]) -> str:
         "nll": f"{document['nll']:.4f}",
         "ece": f"{document['ece']:.4f}",
         "brier": f"{document['brier']:.4f}",
-        "computed": f"in {document['precision']}, {document['kernels']} kernels",
+        "computed": computed(document),
     }
     if len(document["per_class"]) <= 5:  # always right then
         del rows["top-5"]

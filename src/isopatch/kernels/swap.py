@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import nn
 
 from isopatch.errors import UsageError, nearest
@@ -46,6 +47,14 @@ class Swapped:
     note: str | None = None
     instructions: str | None = None
     _before: list[tuple[nn.Module, str, nn.Module]] = field(default_factory=list, repr=False)
+
+    def ran_on(self) -> dict[str, str | int | None]:
+        """What decides the last bits of what the model computes, for a record of it."""
+        return {
+            "kernels": self.kernels,
+            "instruction_set": self.instructions,
+            "threads": torch.get_num_threads(),
+        }
 
     def undo(self) -> None:
         """Put the plain modules back; weights trained meanwhile are theirs too."""

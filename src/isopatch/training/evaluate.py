@@ -11,7 +11,7 @@ import contextlib
 import heapq
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,7 +57,8 @@ class Evaluation:
     agreement: share of pictures for which all heads predict one class; None with one head.
     mistakes: the most confident wrong predictions, most confident first.
     distillation: what the heads learned, from `isopatch.training.heads.evaluate_taught`; None elsewhere.
-    precision: what the model ran in. kernels: "plain", "native" or "triton", where that is known.
+    precision: what the model ran in. kernels: "plain", "native" or "triton", where that is known;
+    instruction_set: the CPU's that native kernels use; threads: of the process. They decide the last bits.
     """
 
     classes: tuple[str, ...]
@@ -69,6 +70,8 @@ class Evaluation:
     distillation: dict[str, Any] | None = None
     precision: str = "fp32"
     kernels: str | None = None
+    instruction_set: str | None = None
+    threads: int = field(default_factory=torch.get_num_threads)
 
     @property
     def top1(self) -> float:
@@ -89,9 +92,9 @@ class Evaluation:
         """Return plain JSON values.
 
         Keys: top1 top5 nll ece brier num_images num_correct macro_recall, per_class, confusion
-        [true][predicted] (None above 4096 classes), calibration, mistakes, precision; for a model with
-        several heads also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share};
-        distillation and kernels where they are known.
+        [true][predicted] (None above 4096 classes), calibration, mistakes, precision, threads; for a model
+        with several heads also heads: {name: {top1, top5, nll, num_correct}, ..., "agreement": share};
+        distillation, and kernels with instruction_set, where they are known.
         """
         names = tuple(printable(name) for name in self.classes)
         result: dict[str, Any] = {
@@ -101,9 +104,10 @@ class Evaluation:
             "calibration": self.metrics.calibration(),
             "mistakes": list(self.mistakes),
             "precision": self.precision,
+            "threads": self.threads,
         }
         if self.kernels is not None:
-            result["kernels"] = self.kernels
+            result |= {"kernels": self.kernels, "instruction_set": self.instruction_set}
         if self.heads:
             kept = ("top1", "top5", "nll", "num_correct")
             counted = {name: head.scalars() for name, head in self.heads.items()}

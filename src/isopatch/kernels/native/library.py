@@ -186,7 +186,9 @@ def library() -> NativeLibrary | str:
         return f"there are native kernels for x86-64 CPUs only, and this one is {platform.machine()}"
     path = find()
     if path is None:
-        return "isopatch was installed without its native kernels, which need a C++ compiler at installation"
+        return (
+            "isopatch was installed without its native kernels: there was no C++ compiler then, or it failed"
+        )
     try:
         found = NativeLibrary(path)
     except OSError as error:
