@@ -26,6 +26,7 @@ from isopatch.data.find import find_data
 from isopatch.data.loader import TrainLoader
 from isopatch.data.sampler import EpochSampler
 from isopatch.data.source import ImageSource
+from isopatch.data.sources.subset import without_left_out
 from isopatch.data.workers import AHEAD
 from isopatch.errors import UsageError
 from isopatch.image.contract import InputContract
@@ -112,7 +113,7 @@ def _training_pictures(source: str | Path) -> ImageSource:
     found = find_data(source, max_pixels=MAX_PIXELS)
     if found.train is None:
         raise UsageError(f"{source}: no training split")
-    return found.train
+    return without_left_out(found.train)
 
 
 def _in_turn(openers: dict[str, Opener], settings: LoaderSettings) -> dict[str, list[float]]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from isopatch.data.find import find_data
 from isopatch.data.sources.folder import FolderSource, split_folders
+from isopatch.data.sources.subset import without_left_out
 from isopatch.data.stored import StoredSource
 from isopatch.errors import UsageError
 from isopatch.image.decode import MAX_PIXELS
@@ -35,7 +36,7 @@ def picture_folder(data: str | Path) -> Iterator[Path]:
         return
     folder = Path(tempfile.mkdtemp(prefix="isopatch-bench-"))
     try:
-        write_files(train, folder)
+        write_files(without_left_out(train), folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from isopatch.data.find import find_data
 from isopatch.data.source import DataSplits, ImageSource
 from isopatch.data.sources.subset import Subset
 from isopatch.data.split import nested_share, stratified_cut
-from isopatch.data.stored import RawData, StoredSource
+from isopatch.data.stored import RawData, StoredSource, left_out_of
 from isopatch.data.verify import unreadable
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.decode import MAX_PIXELS
@@ -21,6 +21,7 @@ from isopatch.image.decode import MAX_PIXELS
 TEST_FRACTION = 0.2  # cut from data without any split of its own
 
 Indices = NDArray[np.int64]
+Parts = dict[str, tuple[StoredSource, Indices]]  # role -> a source and the indices into it
 
 
 def open_data(
@@ -43,7 +44,8 @@ def open_data(
     fraction: share of each class's training pictures that is used, taken after the cuts, which it does not
         change. For one `fraction_seed` a larger share contains every smaller one. See `split.nested_share`.
     bad: "fail": an unreadable picture raises `DecodeError` when it is read. "skip": every picture is read
-        once now (see `verify.py`), the unreadable ones are left out and listed in `skipped`.
+        once now (see `verify.py`), the unreadable ones are left out and listed in `skipped`. Those that a
+        pack was made without are left out and listed in either case.
     verify: roles whose pictures, and no others, are read once now, also where `bad` is "fail": those that a
         training would otherwise come to at its end.
     Raises `UsageError` for what the caller can mend, `IsopatchError` for unreadable pictures of these roles.
@@ -60,8 +62,16 @@ def open_data(
     if fraction < 1 and "train" in parts:
         parts["train"] = _share_of(parts["train"], fraction, fraction_seed, notes)
     skipped: dict[str, list[tuple[str, str]]] = {}
+    packed_without = {role: left_out_of(base) for role, (base, _) in parts.items()}
+    told = "could not be read when they were packed and are left out"
+    parts = _without(parts, packed_without, told, str(source), skipped, notes)
     if bad == "skip":
-        parts, skipped = _without_unreadable(parts, max_pixels, str(source), notes)
+        unread = {
+            role: dict(unreadable(base, max_pixels=max_pixels, indices=indices))
+            for role, (base, indices) in parts.items()
+        }
+        told = "cannot be read and were skipped"
+        parts = _without(parts, unread, told, str(source), skipped, notes)
     for role, (base, indices) in parts.items():
         if bad == "fail" and role in verify:
             _require_readable(role, base, indices, max_pixels)
@@ -85,9 +95,7 @@ def _check_share(name: str, value: float) -> None:
         raise UsageError(f"{name} {value}: give a share of the training pictures, at least 0 and less than 1")
 
 
-def _cut(
-    raw: RawData, val_fraction: float, test_fraction: float, seed: int, notes: list[str]
-) -> dict[str, tuple[StoredSource, Indices]]:
+def _cut(raw: RawData, val_fraction: float, test_fraction: float, seed: int, notes: list[str]) -> Parts:
     """Return role -> (source, indices into it), with test and val cut from train where they are missing."""
     parts = {role: (source, np.arange(len(source), dtype=np.int64)) for role, source in raw.roles().items()}
     if raw.pooled and test_fraction:
@@ -102,9 +110,7 @@ def _cut(
     return parts
 
 
-def _cut_one(
-    parts: dict[str, tuple[StoredSource, Indices]], role: str, fraction: float, seed: int, notes: list[str]
-) -> None:
+def _cut_one(parts: Parts, role: str, fraction: float, seed: int, notes: list[str]) -> None:
     source, indices = parts["train"]
     kept, cut = stratified_cut(source.labels[indices], fraction, seed, purpose=role)
     label = {"val": "validation", "test": "test"}[role]
@@ -141,29 +147,35 @@ def _require_readable(role: str, source: StoredSource, indices: Indices, max_pix
         )
 
 
-def _without_unreadable(
-    parts: dict[str, tuple[StoredSource, Indices]], max_pixels: int, where: str, notes: list[str]
-) -> tuple[dict[str, tuple[StoredSource, Indices]], dict[str, list[tuple[str, str]]]]:
-    """Leave unreadable pictures out. The cut came first, so which split a picture is in does not change."""
-    kept: dict[str, tuple[StoredSource, Indices]] = {}
-    skipped: dict[str, list[tuple[str, str]]] = {}
+def _without(
+    parts: Parts,
+    reasons: Mapping[str, Mapping[int, str]],
+    told: str,
+    where: str,
+    skipped: dict[str, list[tuple[str, str]]],
+    notes: list[str],
+) -> Parts:
+    """Leave pictures out and add them to `skipped`; told: what the note says of them.
+
+    reasons: role -> index into its source -> reason. The cut came first, so which split a picture is in does
+        not change.
+    """
+    kept: Parts = {}
     for role, (source, indices) in parts.items():
-        reasons = dict(unreadable(source, max_pixels=max_pixels, indices=indices))
-        good = np.array([index for index in indices.tolist() if index not in reasons], dtype=np.int64)
-        bad = [(source.name(index), reasons[index]) for index in indices.tolist() if index in reasons]
+        why = reasons[role]
+        good = np.array([index for index in indices.tolist() if index not in why], dtype=np.int64)
+        bad = [(source.name(index), why[index]) for index in indices.tolist() if index in why]
         kept[role] = (source, good)
-        if bad:
-            skipped[role] = bad
-            notes.append(
-                f"{role}: {len(bad):,} of {len(indices):,} pictures cannot be read and were skipped."
-            )
+        if not bad:
+            continue
+        skipped.setdefault(role, []).extend(bad)
+        notes.append(f"{role}: {len(bad):,} of {len(indices):,} pictures {told}.")
         if not len(good):
             raise UsageError(f"{where}: none of the {len(indices)} pictures of {role} can be read")
-    if "train" in skipped:
-        source, good = kept["train"]
-        before = np.bincount(source.labels[parts["train"][1]], minlength=len(source.classes)).tolist()
-        after = np.bincount(source.labels[good], minlength=len(source.classes)).tolist()
-        named = zip(source.classes, before, after, strict=True)
-        left_over = {name: left for name, had, left in named if had}
-        check_train_classes(left_over, f"{where}, unreadable pictures skipped")
-    return kept, skipped
+        if role == "train":
+            before = np.bincount(source.labels[indices], minlength=len(source.classes)).tolist()
+            after = np.bincount(source.labels[good], minlength=len(source.classes)).tolist()
+            named = zip(source.classes, before, after, strict=True)
+            left_over = {name: left for name, had, left in named if had}
+            check_train_classes(left_over, f"{where}, unreadable pictures skipped")
+    return kept

@@ -51,13 +51,20 @@ class ShardWriter:
             self._file = open(self.folder / shard_file(self.role, len(self.shard_bytes)), "wb")  # noqa: SIM115
             self.shard_bytes.append(0)
         self._file.write(picture.data)
-        self.shard.append(len(self.shard_bytes) - 1)
-        self.offset.append(self.shard_bytes[-1])
+        self._add_row(picture)
+        self.shard_bytes[-1] += len(picture.data)
+
+    def leave_out(self) -> None:
+        """Append the place of a picture that cannot be read: a row of length 0."""
+        self._add_row(Encoded(b"", 0, 0))
+
+    def _add_row(self, picture: Encoded) -> None:
+        self.shard.append(max(len(self.shard_bytes) - 1, 0))
+        self.offset.append(self.shard_bytes[-1] if self.shard_bytes else 0)
         self.length.append(len(picture.data))
         self.height.append(picture.height)
         self.width.append(picture.width)
         self.crc.append(zlib.crc32(picture.data))
-        self.shard_bytes[-1] += len(picture.data)
 
     def close(self) -> None:
         """Close the last shard."""

@@ -3,6 +3,9 @@
 pack.json               store, sizes, classes, splits, where it came from; its own SHA-256 and the indices'
 train.npz, ...          per split the arrays of `Rows`
 train-00000.bin, ...    per split the pictures end to end: pixels (raw) or JPEG files
+
+A picture that could not be read when the pack was made keeps its row, of length 0, so that every other one
+has the number it has in the source; `skipped` of its split lists [name, reason] in the order of these rows.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Rows:
-    """The N pictures of one split.
+    """The N pictures of one split; one of length 0 could not be read when the pack was made.
 
     labels: int64. shard, height, width: int32. offset, length: int64, bytes. crc: uint32, CRC-32 of these.
     names: uint8, their original names end to end (UTF-8); name i begins at name_offset[i] (N + 1, int64).
@@ -114,6 +117,20 @@ def read_rows(folder: Path, role: str, expected_sha256: str) -> Rows:
             return Rows(**{field.name: arrays[field.name] for field in fields(Rows)})
     except (OSError, ValueError, KeyError):
         raise IsopatchError(f"{path}: missing or damaged; pack the data again") from None
+
+
+def left_out_rows(rows: Rows, skipped: list[list[str]], where: Path) -> dict[int, str]:
+    """Return the rows without a picture, index -> reason; skipped: [name, reason] of each, as in pack.json.
+
+    Raises `IsopatchError` where they are not these: a pack that gave such pictures no rows.
+    """
+    empty = np.flatnonzero(rows.length == 0).tolist()
+    if [rows.name(index) for index in empty] != [name for name, _ in skipped]:
+        raise IsopatchError(
+            f"{where}: packed by an older version, which gave unreadable pictures no place, so that a split "
+            f"cut by seed is another one than the source's; pack the data again"
+        )
+    return dict(zip(empty, (reason for _, reason in skipped), strict=True))
 
 
 def _digest(document: dict[str, Any]) -> str:

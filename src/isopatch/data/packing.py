@@ -1,7 +1,8 @@
 """`isopatch data pack`: every picture decoded and resized once, stored in shards with an index.
 
 Order, labels, splits and names are the source's, so that training sees the same pictures in the same order
-and a split that is cut by seed is cut alike. Written beside the target and renamed when complete.
+and a split that is cut by seed is cut alike: an unreadable picture that is skipped keeps its place. Written
+beside the target and renamed when complete.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from isopatch.data.crops import scaled
 from isopatch.data.find import find_data
 from isopatch.data.pack_files import Encoded, ShardWriter, check_target, new_folder
 from isopatch.data.pack_index import FORMAT, Rows, write_index, write_rows
-from isopatch.data.stored import StoredSource
+from isopatch.data.stored import StoredSource, left_out_of
 from isopatch.data.workers import load_in_order
 from isopatch.errors import UsageError
 from isopatch.image.decode import DECODE_VERSION, MAX_PIXELS, DecodeError, decode
@@ -51,9 +52,10 @@ class Encoder:
         try:
             return self.encode(index)
         except DecodeError as error:
-            if not self.skip:
+            left_out = left_out_of(self.source)
+            if not self.skip and index not in left_out:
                 raise
-            return error.reason
+            return left_out.get(index, error.reason)
 
     def encode(self, index: int) -> Encoded:
         """Decode, resize where the shorter side is above `short_side`, encode."""
@@ -104,7 +106,7 @@ def pack_data(
 
     store: "raw", 8-bit pixels without loss, 3 bytes a pixel; "jpeg", a tenth of that, where a JPEG file that
         needs no change is stored as it is. bad: an unreadable picture stops the packing, or is left out and
-        listed.
+        listed: its row is empty. What a source that is a pack left out is left out again in either case.
     Raises `UsageError` where `out` is taken, `DecodeError` for an unreadable picture, `IsopatchError` where
     the disk is full; then nothing is left behind.
     """
@@ -157,7 +159,6 @@ def _write_split(
     """Write the shards and the index of one split; return its part of pack.json."""
     source = encoder.source
     writer = ShardWriter(folder, role)
-    kept: list[int] = []
     skipped: list[list[str]] = []
     as_they_were = 0
     prefix = f"{root.rstrip('/')}/"
@@ -167,18 +168,18 @@ def _write_split(
         for index, result in enumerate(results):
             progress.step()
             name = source.name(index).removeprefix(prefix)
-            if isinstance(result, str):
-                skipped.append([name, result])
-                continue
-            writer.add(result)
-            kept.append(index)
             names.append(name.encode())
-            as_they_were += result.as_it_was
-    if not kept:
+            if isinstance(result, str):
+                writer.leave_out()
+                skipped.append([name, result])
+            else:
+                writer.add(result)
+                as_they_were += result.as_it_was
+    if len(skipped) == len(source):
         raise UsageError(f"{root}: none of the {len(source)} pictures of {role} can be read")
     ends = np.cumsum([0, *(len(name) for name in names)], dtype=np.int64)
     rows = Rows(
-        labels=source.labels[kept],
+        labels=source.labels,
         shard=np.array(writer.shard, dtype=np.int32),
         offset=np.array(writer.offset, dtype=np.int64),
         length=np.array(writer.length, dtype=np.int64),
@@ -189,7 +190,7 @@ def _write_split(
         name_offset=ends,
     )
     return {
-        "pictures": len(kept),
+        "pictures": len(source) - len(skipped),
         "shard_bytes": writer.shard_bytes,
         "index_sha256": write_rows(folder, role, rows),
         "skipped": skipped,

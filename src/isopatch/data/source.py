@@ -91,7 +91,7 @@ class DataSplits:
     val: None when no validation split exists and none was cut: then the last checkpoint is the final one.
     notes: what a reader of the report must know, in whole sentences (a split was cut from train, a class
         folder is missing in val, files were skipped).
-    skipped: split name -> [(file, reason)] left out under `bad="skip"`.
+    skipped: split name -> [(file, reason)] left out under `bad="skip"`, or when the data were packed.
     cut: the roles that were cut from train by seed, because the data has no such split.
     """
 

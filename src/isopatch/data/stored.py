@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -26,6 +27,21 @@ class StoredSource(ImageSource, Protocol):
     def stored(self, index: int) -> Path | bytes | Image.Image:
         """Return the file, the encoded bytes or (where nothing is encoded) the picture itself."""
         ...
+
+
+@runtime_checkable
+class HasLeftOut(Protocol):
+    """A source that holds places of pictures which could not be read when it was made."""
+
+    @property
+    def left_out(self) -> Mapping[int, str]:
+        """Index -> why the picture could not be read, in ascending order; reading it raises `DecodeError`."""
+        ...
+
+
+def left_out_of(source: StoredSource) -> Mapping[int, str]:
+    """Return the pictures of `source` that it holds the places of alone, index -> reason; mostly none."""
+    return source.left_out if isinstance(source, HasLeftOut) else {}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.pack_index import ROLES, Rows, read_index, read_rows, shard_file
+from isopatch.data.pack_index import ROLES, Rows, left_out_rows, read_index, read_rows, shard_file
 from isopatch.data.stored import RawData
 from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_picture
 
@@ -22,13 +22,17 @@ class PackSource:
 
     A picture's checksum is compared when a process reads it for the first time. The shards' lengths were
     compared when it was opened: do not cut them short while they are in use.
+
+    left_out: index -> reason of the pictures that could not be read when the pack was made.
     """
 
     def __init__(
-        self, folder: Path, role: str, rows: Rows, classes: tuple[str, ...], store: str, max_pixels: int
+        self, folder: Path, role: str, rows: Rows, document: dict[str, Any], max_pixels: int
     ) -> None:
-        """Read the pictures of `rows`, whose labels index into `classes`."""
-        self.classes = classes
+        """Read the pictures of `rows`, which `document` (pack.json) describes."""
+        store: str = document["store"]
+        self.classes: tuple[str, ...] = tuple(document["classes"])
+        self.left_out = left_out_rows(rows, document["splits"][role]["skipped"], folder)
         self.labels = rows.labels
         self._folder = folder
         self._role = role
@@ -49,7 +53,7 @@ class PackSource:
         return f"{self._folder}:{self._rows.name(index)}"
 
     def read(self, index: int) -> Image.Image:
-        """Return picture `index`; raises `DecodeError` where it is damaged."""
+        """Return picture `index`; raises `DecodeError` where it is damaged, or was left out."""
         if self._raw:
             return Image.fromarray(self._pixels(index))
         return decode(self._record(index).tobytes(), name=self.name(index), max_pixels=self._max_pixels)
@@ -71,6 +75,9 @@ class PackSource:
     def _record(self, index: int) -> NDArray[np.uint8]:
         """Return the bytes of a picture, a view of the mapped file."""
         rows = self._rows
+        if index in self.left_out:
+            reason = f"could not be read when it was packed: {self.left_out[index]}"
+            raise DecodeError(self.name(index), reason)
         shard = self._shard(int(rows.shard[index]))
         start = int(rows.offset[index])
         record = shard[start : start + int(rows.length[index])]
@@ -97,21 +104,13 @@ class PackSource:
 def open_pack(folder: Path, *, max_pixels: int = MAX_PIXELS) -> RawData:
     """Open a pack; raises `IsopatchError` where its index is damaged or a shard has another length."""
     document = read_index(folder)
-    classes = tuple(document["classes"])
-    sources = {
-        role: PackSource(
-            folder,
-            role,
-            read_rows(folder, role, document["splits"][role]["index_sha256"]),
-            classes,
-            document["store"],
-            max_pixels,
-        )
-        for role in ROLES
-        if role in document["splits"]
-    }
+    sources: dict[str, PackSource] = {}
+    for role in ROLES:
+        if role in document["splits"]:
+            rows = read_rows(folder, role, document["splits"][role]["index_sha256"])
+            sources[role] = PackSource(folder, role, rows, document, max_pixels)
     return RawData(
-        classes,
+        tuple(document["classes"]),
         sources.get("train"),
         sources.get("val"),
         sources.get("test"),

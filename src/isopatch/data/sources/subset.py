@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isopatch.data.source import picture_of
-from isopatch.data.stored import StoredSource
+from isopatch.data.stored import StoredSource, left_out_of
 
 
 class Subset:
@@ -44,6 +44,14 @@ class Subset:
     def stored(self, index: int) -> Path | bytes | Image.Image:
         """Picture `index` of this view as stored."""
         return self.source.stored(int(self.indices[index]))
+
+
+def without_left_out(source: StoredSource) -> StoredSource:
+    """Return `source` without the pictures that it holds the places of alone (`stored.left_out_of`)."""
+    left_out = left_out_of(source)
+    if not left_out:
+        return source
+    return Subset(source, np.delete(np.arange(len(source), dtype=np.int64), list(left_out)))
 
 
 def _digest(base: str, numbers: NDArray[np.int64]) -> str:
