@@ -55,8 +55,9 @@ class HasState(Protocol):
 def state_of(source: ImageSource) -> str | None:
     """Return the state of the stored pictures under `source`, through views of it and what is in memory.
 
-    For folders a digest of paths, sizes and modification times: another state may also come from files that
-    were copied or touched and hold what they held. Elsewhere what the fingerprint is a digest of: the
+    For folders a digest of paths, sizes and modification times, for packs of the content and the same of its
+    shards: another state may also come from files that were copied or touched and hold what they held.
+    Elsewhere what the fingerprint is a digest of: the
     content (digits, Parquet) or the data set's name and labels (hub). None where `source`, or what it is a
     view of, has no state.
     """

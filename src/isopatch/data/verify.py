@@ -2,9 +2,9 @@
 
 Skipping has to be known before the first epoch, or the length of an epoch would change under way. The cost
 is one full decode of the pictures (about 2 ms for a photograph of half a megapixel on one core), once: which
-ones were readable is kept under the source's state (names, sizes, modification times), the pixel limit and
-the decoder's version. Unreadable ones are read again at every start: a share that was away or a permission
-that was missing changes neither size nor time of a file.
+ones were readable is kept under the source's state (names, sizes, modification times; of a pack its shards'),
+the pixel limit and the decoder's version. Unreadable ones are read again at every start: a share that was
+away or a permission that was missing changes neither size nor time of a file.
 """
 
 from __future__ import annotations

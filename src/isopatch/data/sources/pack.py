@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from PIL import Image
 
 from isopatch.data.pack_index import ROLES, Rows, left_out_rows, read_index, read_rows, shard_file
 from isopatch.data.stored import RawData
+from isopatch.errors import IsopatchError
 from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_picture
 
 
 class PackSource:
     """One split of a pack.
 
-    A picture's checksum is compared when a process reads it for the first time. The shards' lengths were
-    compared when it was opened: do not cut them short while they are in use.
+    A picture's checksum is compared when a process reads it for the first time, a shard's length when it maps
+    it. A file cut short after that ends the process (SIGBUS): do not touch a pack that is in use.
 
+    state: changes with the content and with the shards' sizes and modification times.
     left_out: index -> reason of the pictures that could not be read when the pack was made.
     """
 
@@ -40,9 +43,10 @@ class PackSource:
         self._raw = store == "raw"
         self._max_pixels = max_pixels
         self._shards: dict[int, NDArray[np.uint8]] = {}
+        self._shard_bytes: list[int] = document["splits"][role]["shard_bytes"]
         self._verified: NDArray[np.bool_] = np.zeros(len(rows), dtype=bool)
         self.fingerprint = hashlib.blake2b(f"{store}\0{rows.digest}".encode(), digest_size=16).hexdigest()
-        self.state = self.fingerprint
+        self.state = self._state()
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -91,14 +95,38 @@ class PackSource:
 
     def _shard(self, number: int) -> NDArray[np.uint8]:
         if number not in self._shards:
-            with open(self._folder / shard_file(self._role, number), "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            path, expected = self._folder / shard_file(self._role, number), self._shard_bytes[number]
+            try:
+                with open(path, "rb") as file:
+                    found = os.fstat(file.fileno()).st_size
+                    if found != expected:
+                        raise _lost(path, f"{found:,} bytes instead of {expected:,}")
+                    mapped = mmap.mmap(file.fileno(), expected, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise _lost(path, error.strerror or type(error).__name__) from None
             self._shards[number] = np.frombuffer(mapped, dtype=np.uint8)
         return self._shards[number]
+
+    def _state(self) -> str:
+        digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
+        for number in range(len(self._shard_bytes)):
+            path = self._folder / shard_file(self._role, number)
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise _lost(path, error.strerror or type(error).__name__) from None
+            digest.update(b"%d\0%d\0" % (status.st_size, status.st_mtime_ns))
+        return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the mapped files: another process maps them itself."""
         return {**self.__dict__, "_shards": {}}
+
+
+def _lost(shard: Path, what: str) -> IsopatchError:
+    return IsopatchError(
+        f"{shard}: {what}; it was whole when the pack was opened: bring it back, or pack the data again"
+    )
 
 
 def open_pack(folder: Path, *, max_pixels: int = MAX_PIXELS) -> RawData:
