@@ -344,3 +344,15 @@ def test_the_constants_agree_with_the_command_line():
 
     arguments = parse(["data", "pack", "a", "b"])
     assert (arguments.short_side, arguments.quality) == (packing.SHORT_SIDE, packing.QUALITY)
+
+
+def test_quality_is_at_most_100(tree, tmp_path, capsys):
+    command = ["data", "pack", str(tree), str(tmp_path / "pack"), "--store", "jpeg", "--quality"]
+    assert main([*command, "200"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "--quality" in lines[0] and "200 is above 100" in lines[0]
+    for quality in (0, 101):
+        with pytest.raises(UsageError, match=f"quality {quality}: give a whole number from 1 to 100"):
+            pack_data(tree, tmp_path / "pack", store="jpeg", quality=quality)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]
+    assert main([*command, "100"]) == 0

@@ -13,8 +13,8 @@ DATA = "digits, a folder, a pack, Parquet or a hub name"
 CHECKPOINT = "run folder, weights file or hub id"
 
 
-def count(least: int) -> Callable[[str], int]:
-    """Return a converter for whole numbers from `least` up."""
+def count(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a converter for whole numbers from `least` up, to `most` where that is given."""
 
     def convert(text: str) -> int:
         try:
@@ -23,6 +23,8 @@ def count(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
         if number < least:
             raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        if most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"{text} is above {most}")
         return number
 
     return convert
@@ -41,7 +43,7 @@ def add_pack(pack: argparse.ArgumentParser) -> None:
         default="raw",
         help="raw (default): pixels, fastest, 3 bytes each; jpeg: a tenth of that",
     )
-    pack.add_argument("--quality", type=count(1), default=95, metavar="Q", help="of jpeg; default 95")
+    pack.add_argument("--quality", type=count(1, 100), default=95, metavar="Q", help="of jpeg; default 95")
     pack.add_argument("--workers", type=count(0), default=0, metavar="N", help="processes that decode")
     pack.add_argument("--bad", choices=("fail", "skip"), default="fail", help="what an unreadable file does")
     pack.add_argument("--overwrite", action="store_true", help="replace the pack that is at OUT")

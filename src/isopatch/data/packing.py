@@ -32,6 +32,7 @@ from isopatch.image.jpeg import is_plain
 Store = Literal["raw", "jpeg"]
 SHORT_SIDE = 256  # what 224 pixels are cut from in evaluation, at the commonest crop_fraction 0.875
 QUALITY = 95
+MOST_QUALITY = 100
 _SECONDS_BETWEEN_LINES = 10.0
 _LOG = logging.getLogger("isopatch")
 
@@ -112,6 +113,8 @@ def pack_data(
     """
     started = time.monotonic()
     target = Path(out).expanduser()
+    if not 1 <= quality <= MOST_QUALITY:
+        raise UsageError(f"quality {quality}: give a whole number from 1 to {MOST_QUALITY}")
     check_target(target, overwrite)
     raw = find_data(source, max_pixels=max_pixels)
     sources = raw.roles()
