@@ -1,20 +1,14 @@
-"""Writing a pack: shards of pictures, in a folder that appears complete or not at all."""
+"""Writing a pack: pictures end to end in shards, and where each one is."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import zlib
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from isopatch.data.pack_index import INDEX, is_pack, shard_file
-from isopatch.errors import IsopatchError, UsageError
-from isopatch.files import fsync_folder
+from isopatch.data.pack_index import shard_file
 
 SHARD_BYTES = 1 << 30
 
@@ -71,52 +65,3 @@ class ShardWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def check_target(target: Path, overwrite: bool) -> None:
-    """Raise UsageError where no pack may be written to `target`."""
-    if not target.parent.is_dir():
-        raise UsageError(f"{target}: the folder {target.parent} does not exist")
-    if not target.exists() and not target.is_symlink():
-        return
-    if not is_pack(target):
-        raise UsageError(f"{target} exists and is not a pack; give another place")
-    if not overwrite:
-        raise UsageError(
-            f"{target}: there is a pack already; give another place, or --overwrite to replace it"
-        )
-
-
-@contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target` that takes its place, complete and flushed, or vanishes."""
-    _remove_abandoned(target)
-    folder = target.with_name(f".{target.name}.packing-{os.getpid()}")
-    former = target.with_name(f".{target.name}.former-{os.getpid()}")
-    try:
-        folder.mkdir()
-        yield folder
-        for path in folder.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        fsync_folder(folder)
-        if target.exists():
-            target.rename(former)
-        folder.rename(target)
-        fsync_folder(target.parent)
-    except OSError as error:
-        raise IsopatchError(
-            f"{target}: packing failed: {error.strerror or error}; nothing was kept. Free some space, pack "
-            f"elsewhere, or take less of it: --store jpeg, a smaller --short-side"
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)
-
-
-def _remove_abandoned(target: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for path in target.parent.glob(f".{target.name}.packing-*"):
-        number = path.name.rpartition("-")[2]
-        if number.isdigit() and not Path("/proc", number).exists() and not (path / INDEX).is_file():
-            shutil.rmtree(path, ignore_errors=True)

@@ -21,7 +21,8 @@ from PIL import Image
 
 from isopatch.data.crops import scaled
 from isopatch.data.find import find_data
-from isopatch.data.pack_files import Encoded, ShardWriter, check_target, new_folder
+from isopatch.data.pack_files import Encoded, ShardWriter
+from isopatch.data.pack_folder import check_target, clear_up, new_folder
 from isopatch.data.pack_index import FORMAT, Rows, write_index, write_rows
 from isopatch.data.stored import StoredSource, left_out_of
 from isopatch.data.workers import load_in_order
@@ -108,13 +109,16 @@ def pack_data(
     store: "raw", 8-bit pixels without loss, 3 bytes a pixel; "jpeg", a tenth of that, where a JPEG file that
         needs no change is stored as it is. bad: an unreadable picture stops the packing, or is left out and
         listed: its row is empty. What a source that is a pack left out is left out again in either case.
-    Raises `UsageError` where `out` is taken, `DecodeError` for an unreadable picture, `IsopatchError` where
-    the disk is full; then nothing is left behind.
+    quality: of pictures that become JPEG, 1 to 100. overwrite: a pack at `out` is replaced, where the folder
+        holds nothing else.
+    Raises `UsageError` for a wrong quality and where `out` is taken, `DecodeError` for an unreadable picture,
+    `IsopatchError` where the disk is full; then nothing is left behind.
     """
     started = time.monotonic()
     target = Path(out).expanduser()
     if not 1 <= quality <= MOST_QUALITY:
         raise UsageError(f"quality {quality}: give a whole number from 1 to {MOST_QUALITY}")
+    clear_up(target)
     check_target(target, overwrite)
     raw = find_data(source, max_pixels=max_pixels)
     sources = raw.roles()
@@ -137,7 +141,7 @@ def pack_data(
     pictures = sum(len(part) for part in sources.values())
     progress = _Progress(pictures)
     skip = bad == "skip"
-    with new_folder(target) as folder:
+    with new_folder(target, overwrite=overwrite) as folder:
         for role, part in sources.items():
             encoder = Encoder(part, short_side, store, quality, skip, max_pixels)
             document["splits"][role] = _write_split(folder, role, encoder, str(source), workers, progress)
