@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from isopatch.kernels.convmixer_fit import geometry, unfit_depthwise
 from isopatch.kernels.native import convmixer, norms
 from isopatch.kernels.native.convmixer import Fixed
-from isopatch.kernels.native.depthwise_fit import geometry, unfit_depthwise
 from isopatch.kernels.native.fallback import (
     NOTHING,
     WEIGHTS,

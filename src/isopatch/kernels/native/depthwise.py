@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from isopatch.kernels.convmixer_fit import unfit_depthwise
 from isopatch.kernels.native import norms
-from isopatch.kernels.native.depthwise_fit import unfit_depthwise
 from isopatch.kernels.native.fallback import NOTHING, altered, in_memory, served_type, watched
 from isopatch.kernels.native.library import NativeLibrary, floats, loaded
 from isopatch.kernels.native.native_twin import NativeTwin

@@ -34,7 +34,7 @@ class NativeTwin(nn.Module):
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.twin_name = f"native {self.computes}, {precision}, {lib.instructions}"
         self._fixed: LaidOut[Any] = LaidOut()
-        self._tell = Teller(self.plain)
+        self._tell = Teller(self.plain, self.twin_library)
         self._intact = Intact()
 
     def train(self, mode: bool = True) -> Self:

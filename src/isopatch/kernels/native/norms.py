@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isopatch.errors import UsageError
-from isopatch.kernels.native.fallback import WEIGHTS, altered, unreadable
+from isopatch.kernels.convmixer_fit import unfit_norm
 from isopatch.kernels.native.library import NativeLibrary, floats
 
 LANES = 32  # channels are padded to multiples of this
@@ -68,19 +68,7 @@ def uses_batch(norm: nn.BatchNorm2d) -> bool:
 
 def unfit(norm: nn.Module, dim: int) -> str | None:
     """Say why the passes cannot be this norm over `dim` channels, or None where they can."""
-    if type(norm) is not nn.BatchNorm2d or norm.weight is None or norm.bias is None:
-        return f"{type(norm).__name__} is not BatchNorm with weight and bias"
-    reason = altered(norm, (nn.BatchNorm2d,), WEIGHTS)
-    running = (norm.running_mean, norm.running_var)
-    if reason is None:
-        reason = unreadable(running)
-    if reason is None and any(
-        each is not None and each.shape != (dim,) for each in (norm.weight, norm.bias, *running)
-    ):
-        reason = f"BatchNorm is not over {dim} channels"
-    if reason is None and (norm.running_mean is None) != (norm.running_var is None):
-        reason = "BatchNorm has one of two running statistics"
-    return reason
+    return unfit_norm(norm, dim)
 
 
 def fixed(norm: nn.BatchNorm2d) -> Norm:
