@@ -125,7 +125,7 @@ def swap(
         raise UsageError(f"kernels '{kernels}'{nearest(kernels, KERNELS)}: there are {', '.join(KERNELS)}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision '{precision}': kernels have {', '.join(PRECISIONS)}")
-    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     library, note = _choose(kernels, device, precision)
     if library == "plain":
         return Swapped("plain", "fp32" if precision == "auto" else precision, note=note)
@@ -136,15 +136,15 @@ def swap(
     return _replace(model, library, chosen, offered.makers(), gradients)
 
 
-def _choose(kernels: Kernels, device: str, precision: str) -> tuple[str, str | None]:
+def _choose(kernels: Kernels, device: torch.device, precision: str) -> tuple[str, str | None]:
     """Return the library, and why it is none where "auto" was asked for."""
     if kernels == "plain":
         return "plain", None
-    wanted = ("triton" if device == "cuda" else "native") if kernels == "auto" else kernels
+    wanted = ("triton" if device.type == "cuda" else "native") if kernels == "auto" else kernels
     if wanted == "native" and precision == "fp16":
         reason: str | None = "no native twin computes in fp16"
     else:
-        reason = native.unavailable(device) if wanted == "native" else triton.unavailable(device)
+        reason = native.unavailable(device.type) if wanted == "native" else triton.unavailable(str(device))
     if reason is None:
         return wanted, None
     if kernels == "auto":

@@ -54,9 +54,10 @@ def _replayed(choices: Choices) -> Choices:
     """Make the machine compute as it did when the run began, or say why it cannot."""
     if choices.kernels == "plain":
         return choices
-    library = native if choices.kernels == "native" else triton
-    device = choices.device.split(":")[0]
-    reason = library.unavailable(device)
+    if choices.kernels == "native":
+        reason = native.unavailable(choices.device.split(":")[0])
+    else:
+        reason = triton.unavailable(choices.device)
     if reason is not None:
         raise UsageError(
             f"kernels: the run began with {choices.kernels} kernels, which cannot run here: {reason}; go on "
