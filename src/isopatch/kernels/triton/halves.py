@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from isopatch.kernels.fallback import in_memory
 from isopatch.kernels.triton import depthwise, normalise
 from isopatch.kernels.triton.forms import Step
 
@@ -65,7 +66,7 @@ class _DepthwiseHalf(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, v, weight, bias, terms = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
+        gradient = in_memory(gradients[0])
         of_v, of_bias, of_norm_weight, of_norm_bias = normalise.gradients(
             gradient, v, bias, terms, ctx.step, batch=ctx.batch
         )
@@ -109,7 +110,7 @@ class _PointwiseHalf(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, v, weight, bias, terms = ctx.saved_tensors
         of_v, of_bias, of_norm_weight, of_norm_bias = normalise.gradients(
-            gradients[0].contiguous(), v, bias, terms, ctx.step, batch=ctx.batch
+            in_memory(gradients[0]), v, bias, terms, ctx.step, batch=ctx.batch
         )
         tokens = ctx.step.form.layout == "tokens"
         of_x = of_weight = None
