@@ -102,7 +102,7 @@ def distances(
     gradient = torch.randn_like(tokens)
     wanted = everything(blocks.double(), tokens.double(), case.grid, gradient.double())
     got = everything(twin, tokens.to(device), case.grid, gradient.to(device))
-    assert not twin._told, f"the plain blocks ran: {twin._told}"
+    assert not twin._tell._told, f"the plain blocks ran: {twin._tell._told}"
     assert got.keys() == wanted.keys()
 
     def size(value: Tensor) -> float:

@@ -99,10 +99,38 @@ def test_auto_leaves_the_cpu_to_others_and_a_missing_gpu_is_one_clear_line(monke
 )
 def test_what_a_gpu_needs(monkeypatch, there, capability, compiler, why) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(triton.shutil, "which", lambda name: compiler)
     monkeypatch.setattr(triton.Path, "is_file", lambda path: True)
     assert triton.unavailable("cuda") == why
+
+
+def test_the_gpu_looked_at_is_the_models(monkeypatch) -> None:
+    """Of two GPUs the current one is new enough, the second is not."""
+    old = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: (7, 5) if device == old else (9, 0)
+    )
+    monkeypatch.setattr(triton.shutil, "which", lambda name: "/bin/cc")
+    monkeypatch.setattr(triton.Path, "is_file", lambda path: True)
+    assert triton.unavailable("cuda") is triton.unavailable("cuda:0") is None
+    assert "compute capability 7.5" in (triton.unavailable("cuda:1") or "")
+    asked = []
+    monkeypatch.setattr(triton, "unavailable", lambda device: asked.append(device) or "none")
+    model = small()
+    for parameter in ("weight", "bias"):
+        here = getattr(model.stem.proj, parameter)
+        monkeypatch.setitem(model.stem.proj._parameters, parameter, OnTheSecond(here))
+    assert kernels.swap(model, kernels="auto").note == "none" and asked == ["cuda:1"]
+
+
+class OnTheSecond(nn.Parameter):
+    """A parameter that says it is on the second GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda:1")
 
 
 def test_without_triton_nothing_is_offered(monkeypatch) -> None:
@@ -124,8 +152,8 @@ def _with(block: ConvMixerBlock, **parts: nn.Module) -> ConvMixerBlock:
         (lambda: _with(ConvMixerBlock(4, 3), depthwise_norm=nn.SyncBatchNorm(4)), "SyncBatchNorm"),
         (lambda: _with(ConvMixerBlock(4, 3), pointwise_norm=nn.BatchNorm2d(4, momentum=None)), "momentum"),
         (lambda: _with(ConvMixerBlock(4, 3), pointwise=nn.Conv2d(4, 4, 1, bias=False)), "has no bias"),
-        (lambda: _with(ConvMixerBlock(4, 3), pointwise=nn.Linear(4, 4)), "was replaced"),
-        (nn.Identity, "Identity is no ConvMixerBlock"),
+        (lambda: _with(ConvMixerBlock(4, 3), pointwise=nn.Linear(4, 4)), "Linear is not Conv2d"),
+        (nn.Identity, "Identity is not ConvMixerBlock"),
     ],
 )
 def test_what_does_not_fit_says_why(block, why: str) -> None:
@@ -166,8 +194,8 @@ def test_what_it_cannot_run_the_plain_blocks_run_and_it_says_so_once(caplog) -> 
         block.float().depthwise_norm = nn.BatchNorm2d(4, track_running_stats=False)
         twin(tokens.float(), GRID)
     assert [record.message for record in caplog.records] == [
-        "kernels triton: the plain blocks run, because the tokens are torch.float64",
-        "kernels triton: the plain blocks run, because BatchNorm2d without weights, running statistics or "
+        "kernels triton: the plain ConvMixer blocks run, because the tokens are torch.float64",
+        "kernels triton: the plain ConvMixer blocks run, because BatchNorm2d without running statistics or "
         "momentum",
     ]
 
@@ -275,8 +303,8 @@ def test_a_trial_leaves_statistics_and_gradients_alone() -> None:
     before = {name: value.clone() for name, value in block.state_dict().items()}
     tokens = torch.randn(2, 2, 3, 4)
     for form in blocks_module.candidates(3, 3, torch.bfloat16)[1::2]:
-        gradients = blocks_module._trial(block, tokens, form, True)()
-        assert len(gradients) == 9
+        gradients = blocks_module._trial([block], tokens, form, True)()
+        assert len(gradients[0]) == 9
     assert all(torch.equal(value, before[name]) for name, value in block.state_dict().items())
     assert all(parameter.grad is None for parameter in block.parameters())
 

@@ -14,22 +14,25 @@ log = logging.getLogger("isopatch")
 WARM_UP, REPEATS = 2, 5  # the first call compiles, the second fills caches
 
 
+def fits(name: str, run: Callable[[], object]) -> bool:
+    """Run a candidate until it is warm; say whether the GPU has the shared memory and registers it needs."""
+    from triton.runtime.errors import OutOfResources, PTXASError
+
+    try:
+        for _ in range(WARM_UP):
+            run()
+    except (OutOfResources, PTXASError) as error:
+        log.info("kernels: %s does not fit this GPU: %s", name, error)
+        return False
+    return True
+
+
 def measure(runs: Mapping[str, Callable[[], object]], *, repeats: int = REPEATS) -> dict[str, float]:
     """Time every candidate on the current CUDA device, in turn; return medians in milliseconds.
 
-    A candidate that this GPU has too little shared memory or registers for is left out.
+    A candidate that does not fit this GPU (`fits`) is left out, which may be all of them.
     """
-    from triton.runtime.errors import OutOfResources
-
-    fit: dict[str, Callable[[], object]] = {}
-    for name, run in runs.items():
-        try:
-            for _ in range(WARM_UP):
-                run()
-        except OutOfResources as error:
-            log.info("kernels: %s does not fit this GPU: %s", name, error)
-        else:
-            fit[name] = run
+    fit = {name: run for name, run in runs.items() if fits(name, run)}
     times: dict[str, list[float]] = {name: [] for name in fit}
     for _ in range(repeats):
         for name, run in fit.items():
