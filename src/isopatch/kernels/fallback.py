@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-if TYPE_CHECKING:
-    from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.intact import Intact
 
 log = logging.getLogger("isopatch")
 

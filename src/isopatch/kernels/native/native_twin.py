@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from isopatch.kernels.intact import Intact
 from isopatch.kernels.native.fallback import Teller
-from isopatch.kernels.native.intact import Intact
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary
 from isopatch.kernels.twin import Precision

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from isopatch.kernels.convmixer_fit import unfit_blocks
 from isopatch.kernels.fallback import CPU, Teller, altered, followed, hooked
-from isopatch.kernels.native.intact import Intact
+from isopatch.kernels.intact import Intact
 from isopatch.kernels.triton import too_old
 from isopatch.kernels.triton.choose import fits, measure
 from isopatch.kernels.triton.forms import Activation, Form, Layout, Step, candidates, form_named

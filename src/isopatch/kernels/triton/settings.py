@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 _LOOKED_AT: dict[type[nn.Module], tuple[str, ...]] = {
-    nn.Conv2d: ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
     nn.BatchNorm2d: ("momentum", "track_running_stats"),
     nn.ZeroPad2d: ("padding",),
-    nn.GELU: ("approximate",),
 }
 
 
