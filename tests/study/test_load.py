@@ -148,6 +148,19 @@ def test_every_built_in_study_loads_in_both_sizes(name: str) -> None:
     assert load_study(name, small=True).base["data"] == "digits"
 
 
+@pytest.mark.parametrize("name", builtin_names())
+def test_what_a_built_in_study_expects_says_where_that_stands(name: str) -> None:
+    for small in (False, True):
+        stated = load_study(name, small=small).hypotheses
+        assert stated and all(hypothesis.source for hypothesis in stated)
+
+
+def test_every_change_of_the_ablation_is_tested() -> None:
+    study = load_study("convmixer-ablation")
+    tested = {hypothesis.worse["change"] for hypothesis in study.hypotheses}
+    assert tested == study.factor_levels["change"].keys() - {"none"}
+
+
 def test_the_small_form_replaces_what_it_says(tmp_path: Path) -> None:
     document = {
         "question": "?",
