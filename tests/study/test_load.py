@@ -101,11 +101,96 @@ def test_everything_wrong_is_said_at_once(declare: Any) -> None:
             "factors: both depth and size set",
         ),
         ({"probes": ["kmm"]}, "probes 1: 'kmm'"),
+        ({"match": {"like": {}}}, "match.like: names no level, so nothing would be matched"),
+        ({"factors": None, "match": []}, "match: []: give keys and values"),
+        ({"factors": []}, "factors: []: give each with its levels, as 'kernel_size: [3, 5]'"),
+        ({"factors": {"depth": 3}}, "factors.depth: give a list of levels, or named levels"),
+        ({"factors": {1: [3]}}, "factors: 1 is no name; put it in quotes"),
+        ({"before": ["low"]}, 'before: ["low"]: give keys and values'),
+        ({"before": {"low": 5}}, "before.low: 5: give keys and values"),
+        ({"hypotheses": {"claim": "x"}}, 'hypotheses: {"claim": "x"}: give a list'),
+        ({"hypotheses": ["x"]}, "hypotheses 1: 'x': give keys and values"),
+        ({"exclude": [5]}, "exclude 1: 5: give keys and values"),
+        ({"name": "My study"}, "name: 'My study': a name is made of a-z, 0-9 and -"),
+        ({"name": 5}, "name: 5: give a text"),
+        ({"seeds": 10**30}, "seeds: give how many, from 1 up to 100,000"),
     ],
 )
 def test_each_mistake_is_refused(declare: Any, keys: dict[str, Any], line: str) -> None:
     said = problems(declare, **{"factors": MIXERS, **keys})
     assert len(said) == 1 and said[0].startswith(line), said
+
+
+SIDES = {"claim": "x", "better": {"depth": 2}, "worse": {"depth": 1}}
+DIAGONAL = [{"mixer": "attention", "depth": 1}, {"mixer": "depthwise", "depth": 2}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"metric": "top_1"}, "metric: top_1 is no column of the results (did you mean 'top1'?)"),
+        ({"metric": "seed"}, "metric: seed is no column of the results"),
+        ({"metric": "model"}, "metric: model is no column of the results"),
+        ({"metric": "probe.few-shot.vit.5-shot"}, "metric: probe.few-shot.vit.5-shot: few-shot is not under"),
+        ({"metric": "probe.knm.k-10"}, "metric: probe.knm.k-10: knm is not under probes (did you mean 'knn'"),
+        ({"metric": "probe.knn"}, "metric: probe.knn: say which of its figures"),
+        (
+            {"worse": {"mixer": "attention"}},
+            "better and worse must name the same factors; only one of them na",
+        ),
+        (
+            {"worse": {"depth": 1, "mixer": "attention"}},
+            "better and worse must name the same factors; only o",
+        ),
+        ({"worse": {}}, "better and worse must name the same factors; only one of them names depth"),
+        ({"expect": "equal", "margin": 0}, "margin: 0: give how far apart is still equal, above 0"),
+        ({"expect": "equal", "margin": float("inf")}, "margin: inf: give how far apart is still equal"),
+        ({"cells": DIAGONAL}, "no two cells differ in this alone"),
+        ({"better": {"depth": "@best"}, "cells": DIAGONAL}, None),
+        ({"cells": [*DIAGONAL, {"mixer": "attention", "depth": 2}]}, None),
+        ({"expect": "equal", "margin": 0.001, "metric": "nll"}, None),
+        ({"metric": "probe.knn.k-10"}, None),
+        *(({"metric": name}, None) for name in ("top5", "ece", "macro_recall", "val_top1")),
+        *(({"metric": name}, None) for name in ("seconds", "images_per_second", "training_flops")),
+    ],
+)
+def test_a_claim_that_no_run_can_test_is_refused_before_they_run(
+    declare: Any, keys: dict[str, Any], line: str | None
+) -> None:
+    keys = dict(keys)
+    study = {"factors": MIXERS, "probes": ["knn"], "cells": keys.pop("cells", None)}
+    claim = {**SIDES, **keys}
+    if line is None:
+        assert declare(**study, hypotheses=[claim]).hypotheses[0].claim == "x", "control: it can be tested"
+        return
+    said = problems(declare, **study, hypotheses=[claim])
+    assert len(said) == 1 and said[0].startswith(f"hypotheses 1: {line}"), said
+
+
+@pytest.mark.parametrize("section", ["base", "factors", "before", "hypotheses", "exclude", "seeds", "equal"])
+@pytest.mark.parametrize("value", [None, 5, "x", [[]], {"a": 5}])
+def test_a_section_of_another_kind_is_refused_in_one_line(tmp_path: Path, section: str, value: Any) -> None:
+    document = {"name": "try", "question": "?", "base": {"model": "vit"}, "equal": {"epochs": 1}}
+    path = write(tmp_path, yaml.safe_dump({**document, section: value}))
+    if section == "seeds" and value == 5:
+        assert load_study(path).seed_list == [0, 1, 2, 3, 4], "control"
+        return
+    for more in ({}, {"data": "digits", "equal": 2.0}):
+        with pytest.raises(UsageError, match=rf"my study.yaml: {section}\b"):
+            load_study(path, **more)
+    small = write(tmp_path, yaml.safe_dump({**document, "small": {section: value}}))
+    with pytest.raises(UsageError, match=rf"my study.yaml: {section}\b"):
+        load_study(small, small=True)
+
+
+def test_a_run_under_before_of_another_kind_is_refused_in_the_small_form_too(tmp_path: Path) -> None:
+    before = {"low": {"model": "vit", "epochs": 1}}
+    document = {"question": "?", "base": {"model": "vit"}, "equal": {"epochs": 1}, "before": before}
+    path = write(tmp_path, yaml.safe_dump({**document, "small": {"before": {"low": [1]}}}))
+    with pytest.raises(UsageError, match=r"before\.low: \[1\]: give keys and values"):
+        load_study(path, small=True)
+    path = write(tmp_path, yaml.safe_dump({**document, "small": {"before": {"low": {"epochs": 2}}}}))
+    assert load_study(path, small=True).before == {"low": {"model": "vit", "epochs": 2}}, "control"
 
 
 def test_the_study_without_a_mistake_is_taken(declare: Any) -> None:
@@ -183,7 +268,9 @@ def test_the_small_form_replaces_what_it_says(tmp_path: Path) -> None:
 def test_hypotheses_name_levels_as_text_and_may_ask_for_the_best(declare: Any) -> None:
     study = declare(
         factors=MIXERS,
-        hypotheses=[{"claim": "x", "better": {"depth": 2, "mixer": "@best"}, "worse": {"depth": 1}}],
+        hypotheses=[
+            {"claim": "x", "better": {"depth": 2, "mixer": "@best"}, "worse": {"depth": 1, "mixer": "@best"}}
+        ],
     )
     assert study.hypotheses[0].better == {"depth": "2", "mixer": "@best"}
 

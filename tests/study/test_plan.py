@@ -125,6 +125,32 @@ def test_a_match_that_no_width_meets_is_refused_with_the_nearest(declare: Any) -
     assert len(said) == 1 and "the nearest is model.dim" in said[0] and "give a larger tolerance" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("solve", "line"),
+    [
+        ("model.foo", "match.solve: model.foo: unknown"),
+        ("model.kernel_sise", "match.solve: model.kernel_sise: unknown (did you mean 'kernel_size'?)"),
+        (
+            "model.activation",
+            "match.solve: model.activation: takes no whole number; give a width, as model.dim",
+        ),
+    ],
+)
+def test_what_is_no_width_cannot_be_solved_for(declare: Any, solve: str, line: str) -> None:
+    match = {"like": {"kernel_size": 3}, "solve": solve, "parameters": 0.5}
+    (said,) = refusal(declare(convmixers=True, factors={"kernel_size": [3, 5]}, match=match))
+    assert said.startswith(line)
+    width = declare(convmixers=True, factors={"kernel_size": [3, 5]}, match={**match, "solve": "model.dim"})
+    assert len(plan(width)) == 4, "control"
+
+
+@pytest.mark.parametrize("name", [5, 1.5, True, ["vit"], {"name": 5}])
+def test_a_model_whose_name_is_no_text_is_unknown(declare: Any, name: Any) -> None:
+    base = {"model": name, "model.dim": 8}
+    said = refusal(declare(convmixers=True, base=base, seeds=1))
+    assert any(line.startswith("model.name: unknown model") for line in said), said
+
+
 def test_the_search_finds_the_best_multiple_also_between_widths_that_cannot_be_built() -> None:
     def count(width: int) -> int | None:
         return 3 * width * width if width % 3 == 0 else None

@@ -137,6 +137,8 @@ def _known(settings: list[Setting], problems: list[str]) -> list[Setting]:
             continue
         if setting.text is not None and value is not None and holds_text(annotation):
             value = setting.text
+        if path == ("model", "name") and value is not None:
+            value = str(value)  # a number is no name of a model, and is refused as one that is unknown
         problem_of_kind = None if path == ("model", "name") else wrong_kind(path, value)
         if problem_of_kind is not None:
             problems.append(_with_origin(problem_of_kind, setting.origin))

@@ -1,15 +1,17 @@
-"""What must be right between the keys of a study: levels that exist, references that lead somewhere."""
+"""What must be right between the keys of a study: levels that exist, references that lead somewhere, claims
+that can be tested."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from isopatch.errors import nearest
 from isopatch.study.cells import all_cells, cells, matches
 from isopatch.study.references import referred
-from isopatch.study.schema import BEST, Levels, Settings, Study, level_name, named
+from isopatch.study.schema import BEST, Hypothesis, Levels, Settings, Study, level_name, named
 from isopatch.study.shortcuts import KEYS, flat, key_problem
 
 BEFORE_SEEDS = "seeds"
@@ -30,17 +32,10 @@ def problems_of(study: Study) -> list[str]:
         return [*problems, *_before(study)]
     problems += _cells(study)
     problems += _match(study)
+    present = cells(study)
     for number, hypothesis in enumerate(study.hypotheses, start=1):
-        for side in ("better", "worse"):
-            part = named(getattr(hypothesis, side))
-            where = f"hypotheses {number}: {side}"
-            found = list(_unknown_levels(study, part, where, best=True))
-            known = {factor: level for factor, level in part.items() if level != BEST}
-            if not found and not any(matches(cell, known) for cell in cells(study)):
-                found.append(f"{where}: the study has no such cell")
-            problems += found
-        if named(hypothesis.better) == named(hypothesis.worse):
-            problems.append(f"hypotheses {number}: better and worse are the same cells")
+        told = [*_compared(study, hypothesis, present), *_measured(study, hypothesis)]
+        problems += [f"hypotheses {number}: {problem}" for problem in told]
     return problems + _before(study)
 
 
@@ -127,6 +122,8 @@ def _match(study: Study) -> list[str]:
     if study.match is None:
         return []
     like = named(study.match.like)
+    if not like:
+        return ["match.like: names no level, so nothing would be matched; give those of the reference"]
     problems = list(_unknown_levels(study, like, "match.like"))
     problem = key_problem(study.match.solve)
     if problem is not None:
@@ -140,6 +137,53 @@ def _match(study: Study) -> list[str]:
     if missing:
         reference = {**missing[0], **like}
         problems.append(f"match.like: {_words(missing[0])} would be matched to {_words(reference)}, no cell")
+    return problems
+
+
+def _compared(study: Study, hypothesis: Hypothesis, present: list[Levels]) -> list[str]:
+    """What keeps two parts of cells from being compared: what is not seen here shows after all the runs."""
+    problems: list[str] = []
+    blocks: list[set[frozenset[tuple[str, str]]]] = []
+    better, worse = named(hypothesis.better), named(hypothesis.worse)
+    for side, part in (("better", better), ("worse", worse)):
+        found = list(_unknown_levels(study, part, side, best=True))
+        known = {factor: level for factor, level in part.items() if level != BEST}
+        inside = [cell for cell in present if matches(cell, known)]
+        if not found and not inside:
+            found.append(f"{side}: the study has no such cell")
+        blocks.append({frozenset(item for item in cell.items() if item[0] not in part) for cell in inside})
+        problems += found
+    if better == worse:
+        problems.append("better and worse are the same cells")
+    if problems:
+        return problems
+    apart = sorted(better.keys() ^ worse.keys())
+    if apart:
+        return [f"better and worse must name the same factors; only one of them names {', '.join(apart)}"]
+    if not blocks[0] & blocks[1]:
+        return ["no two cells differ in this alone: list one of each side with the same other levels"]
+    return []
+
+
+def _measured(study: Study, hypothesis: Hypothesis) -> list[str]:
+    """What is wrong with the figure that is compared, and with how far apart is still equal."""
+    from isopatch.study.rows import SHARE, WHOLE  # rows reads studies
+
+    problems = []
+    metric = hypothesis.metric
+    probe, _, figure = metric.removeprefix("probe.").partition(".")
+    if not metric.startswith("probe."):
+        columns = [name for name in (*SHARE, *WHOLE) if name != "seed"]
+        if metric not in columns:
+            problems.append(f"metric: {metric} is no column of the results{nearest(metric, columns)}")
+    elif probe not in study.probes:
+        declared = ", ".join(study.probes) or "none"
+        hint = nearest(probe, study.probes)
+        problems.append(f"metric: {metric}: {probe} is not under probes{hint}; there are {declared}")
+    elif not figure:
+        problems.append(f"metric: {metric}: say which of its figures, as probe.knn.k-10")
+    if hypothesis.margin is not None and not 0 < hypothesis.margin < math.inf:
+        problems.append(f"margin: {hypothesis.margin:g}: give how far apart is still equal, above 0")
     return problems
 
 

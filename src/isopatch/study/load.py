@@ -14,10 +14,17 @@ from isopatch.errors import UsageError, nearest
 from isopatch.recipes.reading import MAX_BYTES, ConfigLoader
 from isopatch.recipes.schema import shown
 from isopatch.study.check import problems_of
-from isopatch.study.schema import Equal, Hypothesis, Match, Study
+from isopatch.study.schema import MOST_SEEDS, Equal, Hypothesis, Match, Study
 
 SECTIONS: dict[str, type[BaseModel]] = {"equal": Equal, "match": Match, "hypotheses": Hypothesis}
 SMALL = "small"
+KINDS = {  # pydantic's errors of kind
+    "dict_type": "give keys and values",
+    "model_type": "give keys and values",
+    "list_type": "give a list",
+    "string_type": "give a text",
+    "string_pattern_mismatch": "a name is made of a-z, 0-9 and -",
+}
 
 
 def builtin_names() -> list[str]:
@@ -136,18 +143,28 @@ def _merged(document: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
     result = dict(document)
     for key, value in small.items():
         former = result.get(key)
-        if key in ("base", "factors") and isinstance(former, dict) and isinstance(value, dict):
-            result[key] = {**former, **value}
-        elif key == "before" and isinstance(former, dict) and isinstance(value, dict):
-            names = dict.fromkeys([*former, *value])
-            result[key] = {name: {**(former.get(name) or {}), **(value.get(name) or {})} for name in names}
-        else:
+        if key not in ("base", "factors", "before") or not (
+            isinstance(former, dict) and isinstance(value, dict)
+        ):
             result[key] = value
+        elif key == "before":
+            result[key] = {**former, **{name: _over(former.get(name), value[name]) for name in value}}
+        else:
+            result[key] = {**former, **value}
     return result
 
 
+def _over(former: Any, settings: Any) -> Any:
+    """A run under `before` with the small form's settings; what is no mapping is left to be refused."""
+    both = isinstance(former, dict) and isinstance(settings, dict)
+    return {**former, **settings} if both else settings
+
+
 def _with_data(document: dict[str, Any], data: str) -> dict[str, Any]:
-    base = dict(document.get("base") or {})
+    given = document.get("base", {})
+    if not isinstance(given, dict):  # left to be refused
+        return document
+    base = dict(given)
     if isinstance(base.get("data"), dict):
         return {**document, "base": {**base, "data": {**base["data"], "source": data}}}
     base.pop("data.source", None)
@@ -199,10 +216,14 @@ def _in_words(error: Any) -> str:
     if kind == "missing":
         more = "; say what is held equal, as 'equal: {epochs: 10}'" if key == "equal" else ""
         return f"{key}: is missing{more}"
+    if path[-1] == "[key]":
+        return f"{_place(error['loc'][:-2])}: {path[-2]} is no name; put it in quotes if it is meant"
+    if path[0] == "factors" and len(path) == 1:
+        return f"factors: {shown(error['input'])}: give each with its levels, as 'kernel_size: [3, 5]'"
     if path[0] == "factors" and kind in ("list_type", "dict_type"):
         return f"factors.{path[1]}: give a list of levels, or named levels, each a mapping of settings"
     if path[0] == "seeds":
-        return "seeds: give how many, from 1 up, or a list of whole numbers"
+        return f"seeds: give how many, from 1 up to {MOST_SEEDS:,}, or a list of whole numbers"
     if kind == "value_error":
         return f"{key}: {context['error']}"
     if kind == "literal_error":
@@ -210,4 +231,5 @@ def _in_words(error: Any) -> str:
         return f"{key}: {shown(error['input'])} is not one of {', '.join(choices)}" + nearest(
             str(error["input"]), choices
         )
-    return f"{key}: {shown(error['input'])}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    wanted = KINDS.get(kind, f"{error['msg'][:1].lower()}{error['msg'][1:]}")
+    return f"{key}: {shown(error['input'])}: {wanted}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from isopatch.errors import UsageError
+from isopatch.models.architectures import architecture_function
+from isopatch.models.arguments import check_against
+from isopatch.models.spec import resolve as model_entry
 from isopatch.study.cells import cells, slugs
 from isopatch.study.check import inherited
 from isopatch.study.costs import Costs, Facts, check_schedule, steps_of
@@ -113,6 +117,9 @@ def _matched(study: Study, config: RunConfig, costs: Costs, target: int) -> int:
     assert study.match is not None
     argument = solved_key(study).removeprefix("model.")
 
+    if problem := _no_width(study, config, argument):
+        raise UsageError(f"match.solve: {problem}")
+
     def count(width: int) -> int | None:
         model = type(config.model).model_validate({**config.model.model_dump(), argument: width})
         try:
@@ -127,6 +134,19 @@ def _matched(study: Study, config: RunConfig, costs: Costs, target: int) -> int:
         multiple_of=study.match.multiple_of,
         key=study.match.solve,
     )
+
+
+def _no_width(study: Study, config: RunConfig, argument: str) -> str | None:
+    """Say why an argument of the model cannot be solved for: there is none, or it takes no number."""
+    assert study.match is not None
+    function = architecture_function(model_entry(config.model.name).architecture)
+    arguments = {**config.model.arguments, argument: study.match.multiple_of}
+    wrong = check_against(function, arguments, prefix="model.")
+    found = next((line for line in wrong if line.startswith(f"model.{argument}:")), None)
+    if found is None:
+        return None
+    known = argument in inspect.signature(function).parameters
+    return f"model.{argument}: takes no whole number; give a width, as model.dim" if known else found
 
 
 def _runs_of(

@@ -15,6 +15,7 @@ from isopatch.training.node import Node, NonNegative, Positive
 Settings = dict[str, Any]
 Levels = dict[str, str]  # factor -> level name: a cell, or a part of one
 BEST = "@best"  # in a hypothesis: the level that validation chose
+MOST_SEEDS = 100_000  # a slip otherwise
 HELD = ("epochs", "images", "seconds", "training_flops")
 
 
@@ -92,7 +93,7 @@ class Study(Node):
     factors: dict[str, list[Any] | dict[Any, Any]] = Field({})
     cells: list[dict[str, Any]] | None = None
     exclude: list[dict[str, Any]] = Field([])
-    seeds: Positive | list[Annotated[int, Field(ge=0)]] = 3
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | list[Annotated[int, Field(ge=0)]] = 3
     equal: Equal
     match: Match | None = None
     before: dict[str, Settings] = Field({})
