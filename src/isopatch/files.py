@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
+import re
+import secrets
+import socket
 from pathlib import Path
 from typing import Any
+
+_NAME_BYTES = 180  # of a file's name in the temporary one: file systems allow 255 in all
+_HOST_LENGTH = 30
 
 
 def sha256_of(path: Path) -> str:
@@ -33,9 +38,22 @@ def write_new(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return a name beside `path` that no other writer has: ".NAME.tmp-HOST-PID-RANDOM", at most 255 bytes.
+
+    Containers and machines that share a folder may share process numbers, and containers host names too.
+    """
+    name = path.name.encode()[:_NAME_BYTES].decode(errors="ignore")
+    host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname())[:_HOST_LENGTH]
+    return path.with_name(f".{name}.tmp-{host}-{os.getpid()}-{secrets.token_hex(8)}")
+
+
 def replace_file(path: Path, content: bytes) -> None:
-    """Give `path` new content in one rename: a reader sees the old file or the new one, never a mixture."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    """Give `path` new content in one rename: a reader sees the old file or the new one, never a mixture.
+
+    Of several writers at once, on any number of machines, the last to rename is the one that is read.
+    """
+    temporary = temporary_beside(path)
     try:
         write_new(temporary, content)
         os.replace(temporary, path)
@@ -51,7 +69,7 @@ def create_file(path: Path, content: bytes) -> bool:
     Of any number of processes and machines that try, one gets True: a hard link is made or refused by the
     server that holds the folder, over NFS too. Where there are no hard links, the file is empty at first.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{time.monotonic_ns()}")
+    temporary = temporary_beside(path)
     try:
         write_new(temporary, content)
         try:
@@ -81,10 +99,13 @@ def _create_exclusively(path: Path, content: bytes) -> bool:
 
 def replace_link(link: Path, target: str) -> None:
     """Point the symbolic link `link` at `target` (relative to its folder) in one rename."""
-    temporary = link.with_name(f".{link.name}.tmp-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    os.symlink(target, temporary)
-    os.replace(temporary, link)
+    temporary = temporary_beside(link)
+    try:
+        os.symlink(target, temporary)
+        os.replace(temporary, link)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_folder(link.parent)
 
 
