@@ -115,9 +115,9 @@ def study_report(arguments: argparse.Namespace) -> int:
 
 def study_query(arguments: argparse.Namespace) -> int:
     """Ask the results table in SQL."""
-    from isopatch.study.query import query, read_results
+    from isopatch.study.query import plain_rows, query, read_results
 
-    rows = query(read_results(Path(arguments.folder)), arguments.sql).to_pylist()
+    rows = plain_rows(query(read_results(Path(arguments.folder)), arguments.sql))
     emit(arguments, rows, study_text.queried)
     return EXIT_DONE
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import math
+from collections import Counter
+from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isopatch.errors import IsopatchError, UsageError
 
@@ -34,7 +39,7 @@ def query(table: pa.Table, sql: str) -> pa.Table:
     """Run one SQL query over the table, which is called `results`; it can read no file and write none.
 
     Column names with a dot are quoted in SQL: "factor.kernel_size". Raises UsageError for a wrong query and
-    IsopatchError where DuckDB is not installed.
+    for one whose columns share a name, IsopatchError where DuckDB is not installed.
     """
     try:
         import duckdb
@@ -50,6 +55,38 @@ def query(table: pa.Table, sql: str) -> pa.Table:
             found = connection.sql(sql)
             if found is None:
                 raise UsageError("query: this statement asks for nothing; start with SELECT")
+            twice = [name for name, times in Counter(found.columns).items() if times > 1]
+            if twice:
+                raise UsageError(
+                    f"query: several columns are called {', '.join(twice)}; name them apart with AS"
+                )
             return found.to_arrow_table()
         except duckdb.Error as error:
             raise UsageError(f"query: {str(error).splitlines()[0]}") from None
+
+
+def plain_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return a query's rows as JSON has words for them, one mapping of column to value each.
+
+    Decimals (SQL's sums of whole numbers are some) become whole numbers or floats, what is not finite None,
+    dates and times ISO 8601, bytes hexadecimal digits, intervals text.
+    """
+    return [{name: _plain(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return [_plain(inner) for inner in value]
+    return str(value)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from isopatch.cli import main
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.study.query import query, read_results
+from isopatch.study.query import plain_rows, query, read_results
 
 
 @pytest.fixture
@@ -58,3 +60,37 @@ def test_reading_the_table(table, tmp_path):
     (tmp_path / "results.parquet").write_bytes(b"nothing like it")
     with pytest.raises(IsopatchError, match=r"results\.parquet: cannot be read"):
         read_results(tmp_path)
+
+
+def test_what_sql_gives_is_plain_json(table, tmp_path, capsys):
+    pq.write_table(table, tmp_path / "results.parquet")
+    sql = """SELECT sum(seed) AS whole, avg(top1)::DECIMAL(6, 4) AS part, 'nan'::DOUBLE AS lost,
+             [1.0, 'inf'::DOUBLE] AS list, {'a': 0.5::DECIMAL(3, 1)} AS inner, DATE '2026-01-02' AS day,
+             TIMESTAMP '2026-01-02 03:04:05' AS moment, 'ab'::BLOB AS raw, INTERVAL 3 DAY AS span, true AS yes
+             FROM results"""
+    with pytest.raises(TypeError, match="not JSON serializable"):  # the control
+        json.dumps(query(table, sql).to_pylist())
+    assert main(["study", "query", str(tmp_path), sql, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert "days=3" in row.pop("span")
+    assert row == {
+        "whole": 6,
+        "part": 0.4,
+        "lost": None,
+        "list": [1.0, None],
+        "inner": {"a": 0.5},
+        "day": "2026-01-02",
+        "moment": "2026-01-02T03:04:05",
+        "raw": "6162",
+        "yes": True,
+    }
+    assert main(["study", "query", str(tmp_path), sql]) == 0
+    assert "2026-01-02T03:04:05" in capsys.readouterr().out
+    whole = plain_rows(query(table, "SELECT 170141183460469231731687303715884105727::HUGEINT AS most"))
+    assert whole == [{"most": 2**127 - 1}]
+
+
+def test_two_columns_of_one_name_are_refused(table):
+    with pytest.raises(UsageError, match="several columns are called seed; name them apart with AS"):
+        query(table, "SELECT seed, top1, seed FROM results")
+    assert query(table, "SELECT seed, seed AS again FROM results").column_names == ["seed", "again"]
