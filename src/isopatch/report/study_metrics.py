@@ -12,11 +12,11 @@ COSTS = {
     "macs": ("multiply-adds of a picture", False),
     "images_per_second": ("training pictures per second", True),
     "training_flops": ("training FLOPs", False),
-    "seconds": ("seconds of training", False),
+    "seconds": ("seconds of training without validation", False),
 }
 """Column -> (what it is, whether more is better): the axes of the Pareto fronts."""
 
-COST_HEADS = ("parameters", "MACs", "images/s", "FLOPs", "time")
+COST_HEADS = ("parameters", "MACs", "images/s", "FLOPs", "training time")
 """The same, short, for the heads of tables."""
 
 _NAMES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from isopatch.errors import IsopatchError
 from isopatch.files import replace_file
+from isopatch.report.wording import number
 from isopatch.study.folder import open_plan
 from isopatch.study.planned import FLOPS_PER_MAC, Plan, PlannedRun, run_path
 from isopatch.study.state import is_done, is_trained, probe_path, read_json
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 RESULTS = "results.parquet"
 # What the clock decides: never the same twice, so no part of what the results are.
-CLOCK = ("seconds", "images_per_second", "before_seconds")
+CLOCK = ("seconds", "wall_seconds", "images_per_second", "before_seconds")
 TEXT = (
     "study",
     "run",
@@ -55,7 +57,8 @@ def table(folder: str | Path) -> pa.Table:
     Columns: study, run, cell, model, factor.<name> (text), seed, status, split ("test", or "val" where there
     is no test split), METRICS of that split, val_top1, parameters, macs, training_flops (2 x 3 x MACs x
     pictures seen), images_seen, steps, train_images, before_training_flops and before_seconds (of the runs it
-    started from or was taught by), seconds, images_per_second, precision, kernels, threads, hardware,
+    started from or was taught by), seconds (of training; the validations on the way are not in them),
+    wall_seconds (with them), images_per_second (of those seconds), precision, kernels, threads, hardware,
     weights_sha256, probe.<name>.<setting>. Raises IsopatchError where a run folder is not of this plan.
     """
     import pyarrow as pa
@@ -103,7 +106,8 @@ def _row(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, Any]:
     final = summary["final"]
     split = next((name for name in ("test", "val") if name in final), None)
     scores = final[split] if split else {}
-    needed = [_summary(folder, plan.by_id[need]) for need in _all_needs(plan, run)]
+    needs = {need: _summary(folder, plan.by_id[need]) for need in _all_needs(plan, run)}
+    seconds = _training_seconds(folder, run.id, summary)
     return {
         "study": plan.study.name,
         "run": run.id,
@@ -116,8 +120,11 @@ def _row(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, Any]:
         **{name: scores.get(name) for name in METRICS},
         "val_top1": final.get("val", {}).get("top1"),
         "training_flops": _flops(summary),
-        "before_training_flops": sum(_flops(other) for other in needed),
-        "before_seconds": sum((other["seconds"] for other in needed), 0.0),
+        "before_training_flops": sum(_flops(other) for other in needs.values()),
+        "before_seconds": sum((_training_seconds(folder, *need) for need in needs.items()), 0.0),
+        "seconds": seconds,
+        "wall_seconds": summary["seconds"],
+        "images_per_second": summary["images_seen"] / max(seconds, 1e-9),
         "train_images": summary["data"]["train"],
         **{
             name: summary[name]
@@ -126,8 +133,6 @@ def _row(folder: Path, plan: Plan, run: PlannedRun) -> dict[str, Any]:
                 "macs",
                 "images_seen",
                 "steps",
-                "seconds",
-                "images_per_second",
                 "precision",
                 "kernels",
                 "threads",
@@ -156,6 +161,41 @@ def _summary(folder: Path, run: PlannedRun) -> dict[str, Any]:
     if summary["data"]["fingerprint"] != run.data_fingerprint:
         raise IsopatchError(f"{path}: trained on other pictures than were planned: not this study's run")
     return summary
+
+
+def _training_seconds(folder: Path, run: str, summary: Mapping[str, Any]) -> float:
+    """The wall time of a run less its validations: how often a run validates is no property of its model."""
+    path = run_path(folder, run) / "metrics.jsonl"
+    wall, validating = float(summary["seconds"]), validation_seconds(path)
+    if validating > wall:
+        raise IsopatchError(
+            f"{path}: validations of {validating:.3g} s in a run of {wall:.3g} s: it was edited; restore it"
+        )
+    return wall - validating
+
+
+def validation_seconds(metrics: Path) -> float:
+    """Return the seconds that a run validated on its way, as its metrics.jsonl has them; 0 without any.
+
+    A validation that was done again after a resume counts once, as it was done last: the time of what was
+    lost with a process is not in the run's wall time either.
+    """
+    try:
+        lines = metrics.read_bytes().splitlines()
+    except FileNotFoundError:
+        return 0.0
+    found: dict[tuple[Any, Any], float] = {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):  # a torn line; a resumed run leaves those out too
+            continue
+        if not isinstance(row, dict) or row.get("kind") != "eval" or row.get("split", "val") != "val":
+            continue
+        seconds = number(row.get("seconds"))
+        if seconds is not None:
+            found[row.get("step"), row.get("weights")] = seconds
+    return math.fsum(found.values())
 
 
 def _flops(summary: Mapping[str, Any]) -> int:
