@@ -16,12 +16,13 @@ from isopatch.errors import EXIT_FAILURE
 from isopatch.files import fsync_folder, replace_file
 from isopatch.recipes.resolve import dump_config
 from isopatch.study.planned import Plan, PlannedRun, run_path
-from isopatch.study.state import is_trained, next_probe, probe_path
+from isopatch.study.state import is_trained, next_probe, probe_path, read_json
 
 Runner = Callable[[list[str]], int]  # the arguments of `isopatch` -> its exit code
 COMMAND = (sys.executable, "-m", "isopatch.study.child")  # runs `isopatch ARGUMENTS`
 LOG_TAIL = 1 << 16  # bytes of a log that are searched for the error
 ERROR = "isopatch: error: "
+PROBE_PRECISION = "fp32"  # of every accuracy that is reported, whatever a run trained in
 IN_USE = "another process is using the run folder"
 
 
@@ -57,8 +58,22 @@ def next_job(folder: Path, plan: Plan, run: PlannedRun) -> Job | None:
         return None
     result = probe_path(folder, run.id, probe)
     result.parent.mkdir(parents=True, exist_ok=True)
-    arguments = ["eval", str(path), "--data", run.config["data"]["source"], "--probe", probe, "--json"]
-    return Job(run, f"probe {probe}", arguments, log, result, logged)
+    return Job(run, f"probe {probe}", _probe_arguments(path, run, probe), log, result, logged)
+
+
+def _probe_arguments(path: Path, run: PlannedRun, probe: str) -> list[str]:
+    """A probe runs as the run's own test evaluation did: on its device, threads and kernels, in float32."""
+    data = run.config["data"]
+    summary = read_json(path / "summary.json") or {}
+    as_trained = [(f"--{key}", summary.get(key)) for key in ("device", "threads", "kernels")]
+    told = [
+        *as_trained,
+        ("--precision", PROBE_PRECISION),
+        ("--bad", data["bad"]),
+        ("--workers", data["workers"]),
+    ]
+    more = [str(part) for option in told if option[1] is not None for part in option]
+    return ["eval", str(path), "--data", data["source"], "--probe", probe, *more, "--json"]
 
 
 class Process:
