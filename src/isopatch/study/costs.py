@@ -100,13 +100,19 @@ class Costs:
 def steps_of(equal: Equal, config: RunConfig, facts: Facts, speed: float | None) -> int | None:
     """Return how many steps give a run the study's amount; None where epochs say it.
 
-    speed: images/s, for seconds. Raises UsageError where whole steps miss the amount by more than 2 %.
+    speed: images/s, for seconds. Raises UsageError where whole steps miss the amount by more than 2 %, and
+    for seconds of a run that is taught: its speed is measured without the teacher.
     """
     batch = config.batch_size
     per_step = {"images": batch, "training_flops": 6 * facts.macs * batch}
     if equal.kind == "epochs":
         return None
     if equal.kind == "seconds":
+        if config.distill.teacher is not None:
+            raise UsageError(
+                f"equal.seconds: the speed is measured without {config.distill.teacher}, and asking it takes "
+                f"time at every step: the run would last longer; hold images, epochs or training_flops equal"
+            )
         assert speed is not None
         return max(1, round(equal.amount * speed / batch))
     exact = equal.amount / per_step[equal.kind]

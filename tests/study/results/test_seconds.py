@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from isopatch.cli import main
-from isopatch.errors import IsopatchError
+from isopatch.errors import IsopatchError, UsageError
+from isopatch.study import costs
+from isopatch.study.planning import plan
 from isopatch.study.rows import CLOCK, digest, table, validation_seconds
 from isopatch.training import finish
 
@@ -96,3 +98,19 @@ def test_how_often_a_run_validates_is_not_in_its_seconds(tmp_path, monkeypatch, 
     with pytest.raises(IsopatchError, match=r"metrics\.jsonl: validations of 1e\+06 s in a run of .* edited"):
         table(folder)
     assert "wall_seconds" in CLOCK and digest(results) == digest(results.drop_columns(["wall_seconds"]))
+
+
+def test_runs_that_are_taught_cannot_have_equal_seconds(declare, monkeypatch):
+    """Their speed is measured without the teacher, whose answers take time at every step."""
+    monkeypatch.setattr(costs.Costs, "speed", lambda self, config: 640.0)
+    taught = {
+        "convmixers": True,
+        "factors": {"start": {"alone": {}, "taught": {"teacher": "@first", "distillation": "soft"}}},
+        "before": {"first": {"model": {"name": "convmixer", **SIZES}, "epochs": 1, "recipe": "small"}},
+    }
+    study = declare(**taught, equal={"seconds": 5})
+    with pytest.raises(UsageError, match=r"without @first, .*; hold images") as refused:
+        plan(study)
+    assert str(refused.value).startswith("equal.seconds: ") and "\n" not in str(refused.value)
+    assert len(plan(declare(**taught, equal={"images": 640}))) == 6, "control: other amounts are equal"
+    assert plan(declare(convmixers=True, equal={"seconds": 5}, seeds=1)).runs[0].steps == 50
