@@ -21,7 +21,8 @@ from isopatch.report.study_figure import to_png, to_svg
 from isopatch.report.study_markdown import study_markdown
 from isopatch.report.study_metrics import COSTS
 from isopatch.report.study_page import study_plots, write_study_page
-from isopatch.study.report import read_document, without_paths
+from isopatch.study.public import without_paths
+from isopatch.study.report import read_public
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,13 +35,11 @@ def export_study(folder: Path, out: Path) -> list[Path]:
 
     Raises UsageError where the folder holds no study, or `out` cannot be written.
     """
-    from isopatch.study.rows import table
-
-    return write_export(read_document(folder), table(folder), out)
+    return write_export(*read_public(folder), out)
 
 
 def write_export(document: Mapping[str, Any], results: pa.Table, out: Path) -> list[Path]:
-    """Write the document of a study (see `report.build_document`) and its table to a folder."""
+    """Write the document of a study and its table (see `report.read_public`) to a folder."""
     files: dict[str, bytes] = {
         "README.md": study_markdown(document).encode(),
         "study.yaml": _yaml(document["declared"]),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isopatch.plain_yaml import read_plain
 from isopatch.report.study_curves import read_curve
@@ -14,7 +15,11 @@ from isopatch.report.study_page import write_study_page
 from isopatch.report.wording import count, percent, plain
 from isopatch.study.analyse import Analysis, analyse
 from isopatch.study.pairs import Row
+from isopatch.study.public import PublicNames, told_without_paths, without_paths
 from isopatch.study.schema import Match
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 PAGE = "report.html"
 STUDY = "study.yaml"
@@ -36,6 +41,14 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """Read a study's folder: declaration, state, results; see `build_document`."""
+    return read_public(folder)[0]
+
+
+def read_public(folder: Path) -> tuple[dict[str, Any], pa.Table]:
+    """Return the document of a study's folder and its table, both without paths of this machine.
+
+    Raises UsageError where the folder holds no study.
+    """
     from isopatch.study.folder import open_plan
     from isopatch.study.load import dump_study, load_study
     from isopatch.study.rows import table
@@ -52,13 +65,18 @@ def read_document(folder: Path) -> dict[str, Any]:
             f"{STUDY} is not what the runs were begun with: its hypotheses may be younger than the results. "
             f"'isopatch study run' takes the change over, or refuses it."
         )
-    return build_document(
-        read_plain((folder / STUDY).read_text(encoding="utf-8") if written else dump_study(study)),
+    declared = read_plain((folder / STUDY).read_text(encoding="utf-8") if written else dump_study(study))
+    names = PublicNames.of(plan, declared)
+    rows = results.to_pylist()
+    document = build_document(
+        declared,
         dataclasses.replace(analysis, notes=notes),
-        rows=results.to_pylist(),
+        rows=rows,
         status=status(folder),
         runs=folder / "runs",
+        names=names,
     )
+    return document, results.from_pylist([without_paths(names(row)) for row in rows], schema=results.schema)
 
 
 def build_document(
@@ -68,40 +86,35 @@ def build_document(
     rows: Sequence[Row],
     status: Mapping[str, Any],
     runs: Path,
+    names: PublicNames | None = None,
 ) -> dict[str, Any]:
     """Return the document of a study: plain values only, and no path of this machine.
 
     declared: study.yaml as a mapping. status: counts (planned, done, failed, running) and `runs`, one mapping
-    of run, cell, seed, state, error each. runs: the folder of the run folders, for their curves.
+    of run, cell, seed, state, error each. runs: the folder of the run folders, for their curves. names: what
+    to call levels, cells and runs; None: as they are.
     """
+    public = PublicNames() if names is None else names
     name = str(declared.get("name", "study"))
-    return {
-        "name": name,
-        "question": str(declared.get("question", "")),
-        "paper": str(declared.get("paper") or ""),
-        "state": {key: int(status[key]) for key in ("planned", "done", "failed", "running")},
-        "runs": [_run(entry) for entry in status["runs"]],
-        "analysis": analysis.to_dict(),
-        "curves": [curve for row in rows if (curve := _curve(row, runs)) is not None],
-        "made": _made(declared, rows, runs),
-        "command": _command(name, declared, rows),
-        "declared": without_paths(declared),
-    }
+    document: dict[str, Any] = public(
+        {
+            "name": name,
+            "question": str(declared.get("question", "")),
+            "paper": str(declared.get("paper") or ""),
+            "state": {key: int(status[key]) for key in ("planned", "done", "failed", "running")},
+            "runs": [_run(entry, public) for entry in status["runs"]],
+            "analysis": analysis.to_dict(),
+            "curves": [curve for row in rows if (curve := _curve(row, runs)) is not None],
+            "made": _made(public(declared), rows, runs),
+            "command": _command(name, public(declared), rows),
+            "declared": without_paths(public(declared)),
+        }
+    )
+    return document
 
 
-def without_paths(value: Any) -> Any:
-    """Replace absolute paths by their last part: what is passed on tells no paths."""
-    if isinstance(value, Mapping):
-        return {key: without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(inner) for inner in value]
-    if isinstance(value, str) and (value.startswith(("/", "~", "./", "../"))) and "\n" not in value:
-        return Path(value).name
-    return value
-
-
-def _run(entry: Mapping[str, Any]) -> dict[str, Any]:
-    error = entry.get("error")
+def _run(entry: Mapping[str, Any], names: PublicNames) -> dict[str, Any]:
+    error = names(entry.get("error"))
     return {
         "run": str(entry["run"]),
         "state": str(entry["state"]),
@@ -110,13 +123,8 @@ def _run(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: str) -> str:
-    """The first line of an error, with every absolute path cut to its last part."""
-    line = error.strip().splitlines()[0] if error.strip() else ""
-    words = [
-        Path(word.strip("'\":,")).name if word.strip("'\"(").startswith("/") else word
-        for word in line.split()
-    ]
-    return " ".join(words)
+    """The first line of an error, with every path cut to its last part."""
+    return told_without_paths(error.strip().splitlines()[0]) if error.strip() else ""
 
 
 def _curve(row: Row, runs: Path) -> dict[str, Any] | None:
@@ -169,14 +177,25 @@ def _versions(rows: Sequence[Row], runs: Path) -> list[tuple[str, str]]:
 
 
 def _command(name: str, declared: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """What repeats the study; with the threads that all runs had."""
-    base = declared.get("base") or {}
-    data = without_paths(base.get("data", "digits"))
-    if isinstance(data, Mapping):
-        data = data.get("source", "digits")
+    """What repeats the study; with its data where all runs share it, and the threads that all had."""
+    source = _shared_data(declared)
+    data = "" if source is None else f" --data {shlex.quote(source)}"
     threads = {row.get("threads") for row in rows}
     same = f" --threads {threads.pop()}" if len(threads) == 1 and None not in threads else ""
     return (
-        f"isopatch study run study.yaml --data {data}{same} --out studies/{name}\n"
+        f"isopatch study run study.yaml{data}{same} --out studies/{name}\n"
         f"isopatch study report studies/{name}"
     )
+
+
+def _shared_data(declared: Mapping[str, Any]) -> str | None:
+    """The data that base gives every run; None where it gives none, or a factor's levels give their own."""
+    from isopatch.study.shortcuts import flat
+
+    source = flat(declared.get("base") or {}, [], "base").get("data.source")
+    for factor, levels in (declared.get("factors") or {}).items():
+        for level in levels.values() if isinstance(levels, Mapping) else levels:
+            settings = level if isinstance(level, Mapping) else {factor: level}
+            if "data.source" in flat(settings, [], factor):
+                return None
+    return None if source is None else str(without_paths(source))

@@ -213,3 +213,28 @@ def test_learning_curves_come_from_the_run_folders(table, document, tmp_path):
     assert len(built["curves"]) == 6
     assert built["curves"][0]["images"] == [320.0, 640.0, 960.0]
     assert [plot.name for plot in study_plots(built)["curves"]] == ["curves"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"base": {"data": "cifar10"}}, " --data cifar10 "),
+        ({"base": {"data.source": "cifar10"}}, " --data cifar10 "),
+        (
+            {"base": {"data": {"source": "/home/somebody/my pics", "workers": 2}}},
+            " --data 'my pics' ",
+        ),
+        ({"base": {"model": "convmixer"}}, None),
+        ({}, None),
+        ({"base": {"data": "digits"}, "factors": {"data": ["digits", "cifar10"]}}, None),
+        ({"base": {"data": "digits"}, "factors": {"set": {"a": {"data": {"source": "digits"}}}}}, None),
+        ({"base": {"data": "digits"}, "factors": {"data_fraction": [0.1, 1.0]}}, " --data digits "),
+    ],
+)
+def test_the_command_names_the_data_that_all_runs_share(design, tmp_path, keys, said):
+    status = {"planned": 0, "done": 0, "failed": 0, "running": 0, "runs": []}
+    analysis = analyse([], design({}))
+    built = build_document({"name": "a", **keys}, analysis, rows=[], status=status, runs=tmp_path)
+    command = built["command"].splitlines()[0]
+    assert (said in command) if said else "--data" not in command
+    assert command.startswith("isopatch study run study.yaml ") and command.endswith(" --out studies/a")
