@@ -5,6 +5,8 @@ Zeiler and Fergus 2014, section 4.2. Covered places take the picture's mean colo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,37 +38,46 @@ def occlusion_maps(model: Classifier, x: Tensor, targets: Tensor, options: Optio
         raise UsageError(f"occlusion.size {size}: the model's pictures are {height}x{width}")
     if stride > size:
         raise UsageError(f"occlusion.stride {stride}: above the window of {size}, parts would be left out")
-    covers = windows(height, width, size, stride).to(x.device)
-    drops = torch.stack([_drops(model, x[i], int(targets[i]), covers) for i in range(len(x))])
-    sums = torch.einsum("bw,whv->bhv", drops, covers.to(drops.dtype))
-    per_pixel = sums / covers.sum(0)
+    per_pixel = torch.stack([_mean_drops(model, x[i], int(targets[i]), size, stride) for i in range(len(x))])
     cells = F.avg_pool2d(per_pixel[:, None], stride, ceil_mode=True, count_include_pad=False).squeeze(1)
     return [Heat("target class", cells.cpu(), signed=True)]
 
 
-def windows(height: int, width: int, size: int, stride: int) -> Tensor:
-    """Return (W, height, width) bool: which pixels each window covers; together they cover all."""
+def windows(height: int, width: int, size: int, stride: int) -> Iterator[Tensor]:
+    """Yield (at most AT_ONCE, height, width) bool: which pixels each window covers; together they cover all.
+
+    Never all of them at once: 224 pixels and a stride of 1 are 44,521 windows.
+    """
     tops, lefts = _starts(height, size, stride), _starts(width, size, stride)
-    covers = torch.zeros(len(tops) * len(lefts), height, width, dtype=torch.bool)
-    for row, top in enumerate(tops):
-        for column, left in enumerate(lefts):
-            covers[row * len(lefts) + column, top : top + size, left : left + size] = True
-    return covers
+    for corners in torch.split(torch.cartesian_prod(tops, lefts), AT_ONCE):
+        rows = _within(corners[:, :1], size, height)
+        columns = _within(corners[:, 1:], size, width)
+        yield rows[:, :, None] & columns[:, None, :]
 
 
-def _starts(side: int, size: int, stride: int) -> list[int]:
+def _starts(side: int, size: int, stride: int) -> Tensor:
     starts = list(range(0, side - size + 1, stride))
-    return starts if starts[-1] + size == side else [*starts, side - size]
+    return torch.tensor(starts if starts[-1] + size == side else [*starts, side - size])
 
 
-def _drops(model: Classifier, picture: Tensor, target: int, covers: Tensor) -> Tensor:
-    """Return log p(target | picture) - log p(target | covered) for every window, (W,)."""
+def _within(starts: Tensor, size: int, side: int) -> Tensor:
+    """Which of `side` places lie in [start, start + size); starts: (W, 1), result: (W, side) bool."""
+    place = torch.arange(side)
+    return (place >= starts) & (place < starts + size)
+
+
+def _mean_drops(model: Classifier, picture: Tensor, target: int, size: int, stride: int) -> Tensor:
+    """Return, for every pixel (height, width), the mean drop of log p(target) of the windows over it."""
     fill = mean_colour(picture[None])
     plain = log_probabilities(model, picture[None])[0, target]
-    parts = [
-        log_probabilities(model, torch.where(part[:, None], fill, picture[None]))[:, target]
-        for part in torch.split(covers, AT_ONCE)
-    ]
-    drops = plain - torch.cat(parts)
-    # A window over its own colour changes nothing: what is left is rounding, and no map.
-    return torch.where(drops.abs() > ROUNDING, drops, 0.0)
+    sums = plain.new_zeros(picture.shape[-2:])
+    counts = torch.zeros_like(sums)
+    for part in windows(picture.shape[-2], picture.shape[-1], size, stride):
+        covers = part.to(picture.device)
+        covered = torch.where(covers[:, None], fill, picture[None])
+        drops = plain - log_probabilities(model, covered)[:, target]
+        # A window over its own colour changes nothing: what is left is rounding, and no map.
+        drops = torch.where(drops.abs() > ROUNDING, drops, 0.0)
+        sums += torch.einsum("w,whv->hv", drops, covers.to(drops.dtype))
+        counts += covers.sum(0)
+    return sums / counts

@@ -76,7 +76,7 @@ def test_occlusion_with_a_stride_averages_the_windows_over_a_cell(plant: Make, r
     assert found.values.shape == (1, 8, 8)
     strongest = torch.isclose(found.values[0], found.values.max(), atol=1e-6).nonzero().tolist()
     assert strongest == [[2, 4], [2, 5], [3, 4], [3, 5]]
-    covers = windows(16, 16, 5, 3)
+    covers = torch.cat(list(windows(16, 16, 5, 3)))
     assert covers.any(0).all() and bool((covers.sum(dim=(1, 2)) == 25).all())
 
 
