@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,40 @@ def test_two_pictures_of_one_name_are_not_told_apart(imagenet: Path) -> None:
     paint(imagenet / "val" / WNIDS[1] / next(iter(names)), 98)
     with pytest.raises(UsageError, match="two pictures are called ILSVRC2012_val_"):
         evaluate_labels("model", "imagenet", "named.json")
+
+
+def parquet(root: Path, target: Path, *, name: Callable[[Path], str | None]) -> None:
+    """The validation pictures as a Parquet file, each with the path that `name` gives it."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = sorted(root.rglob("*.png"))
+    images = [{"bytes": file.read_bytes(), "path": name(file)} for file in files]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    labels = [file.parent.name for file in files]
+    target.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"image": pa.array(images, kind), "label": labels}), target)
+
+
+def test_real_of_parquet_goes_by_the_names_of_its_files(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ImageNet comes from the hub: the class stands behind the number."""
+    monkeypatch.setenv("ISOPATCH_CACHE", str(tmp_path / "cache"))
+    order = sorted(WNIDS)
+    said = predictions(imagenet)
+    sets = [[order.index(said[f"ILSVRC2012_val_{n:08d}.png"]) if n % 3 else 4] for n in range(1, 21)]
+    Path("real.json").write_text(json.dumps(sets))
+    expected = evaluate_labels("model", "imagenet", "real.json")["num_correct"]
+    assert 0 < expected < 20
+    shard = tmp_path / "rows" / "validation-00000-of-00001.parquet"
+    parquet(imagenet, shard, name=lambda file: f"{file.stem}_{file.parent.name}.JPEG")
+    assert evaluate_labels("model", "rows", "real.json", split="val")["num_correct"] == expected
+    shutil.rmtree(shard.parent)
+    parquet(imagenet, shard, name=lambda file: None)
+    with pytest.raises(UsageError, match=r"parquet:0 has none stored .* folders of files with ImageNet's"):
+        evaluate_labels("model", "rows", "real.json", split="val")
+    Path("named.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"parquet:0 has none stored"):
+        evaluate_labels("model", "rows", "named.json", split="val")
 
 
 def test_labels_that_have_no_number_to_go_by(imagenet: Path) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from isopatch.data.find import find_data
 from isopatch.data.open import open_data
+from isopatch.data.source import file_name_of
 from isopatch.errors import UsageError
 from isopatch.image.decode import DecodeError
 
@@ -90,6 +91,15 @@ def test_cifar10_by_its_short_name(hub: dict[str, Any]) -> None:
     assert [train.read(i).getpixel((0, 0))[0] for i in range(4)] == [1, 2, 3, 4]
     assert train.labels.tolist() == [0, 1, 1, 0] and test.labels.tolist() == [1, 0]
     assert test.name(1) == "uoft-cs/cifar10/test:1"
+
+
+def test_a_row_s_file_name_is_its_path(hub: dict[str, Any]) -> None:
+    pictures = rows([1, 2], [0, 1], ClassLabel(["a", "b"]))
+    pictures.columns["img"][1]["path"] = "ILSVRC2012_val_00000002.JPEG"
+    hub["some/set"] = {"train": pictures, "test": rows([3], [0], ClassLabel(["a", "b"]))}
+    train = open_data("some/set", val_fraction=0).train
+    assert train is not None and train.name(1) == "some/set/train:1"
+    assert [file_name_of(train, i) for i in range(2)] == [None, "ILSVRC2012_val_00000002.JPEG"]
 
 
 def test_text_labels_and_a_pool(hub: dict[str, Any]) -> None:

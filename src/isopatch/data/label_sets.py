@@ -1,8 +1,10 @@
 """Several right answers for a picture: label files such as ReaL's (Beyer et al. 2020), matched to pictures.
 
 Two forms of JSON are read. A list of lists of class numbers (ReaL's real.json): entry i is of the ImageNet
-validation picture number i + 1, which the file's name tells (ILSVRC2012_val_00000001.JPEG). Or an object,
-file name -> list of class numbers or names. An empty list says that nobody can tell what the picture shows.
+validation picture number i + 1, which the file's name tells (ILSVRC2012_val_00000001.JPEG, or with the
+class behind the number: ..._00000001_n01440764.JPEG). Or an object, file name -> list of class numbers or
+names. An empty list says that nobody can tell what the picture shows. A row of Parquet or of the hub goes by
+the name of its file, where the row kept it (`path`).
 Numbers count classes as ImageNet does, WordNet ids in alphabetical order, where the classes are WordNet ids;
 otherwise they are the model's outputs.
 """
@@ -17,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from isopatch.data.source import ImageSource
+from isopatch.data.source import ImageSource, file_name_of
 from isopatch.errors import IsopatchError, UsageError, nearest
 
 WORDNET_ID = re.compile(r"n\d{8}")
-_VALIDATION = re.compile(r"_val_0*(\d+)(\.|$)")
+_VALIDATION = re.compile(r"_val_0*(\d+)(_n\d{8})?(\.|$)")
 
 
 def read_label_sets(file: Path, source: ImageSource, classes: Sequence[str]) -> list[frozenset[int]]:
@@ -37,10 +39,11 @@ def read_label_sets(file: Path, source: ImageSource, classes: Sequence[str]) -> 
         raise IsopatchError(f"--labels {file}: damaged or no JSON ({error})") from None
     table = _Classes(file, classes)
     if isinstance(held, list):
-        return [table.numbers(held[_place(file, source.name(i), held)], i) for i in range(len(source))]
+        places = [_place(file, _file_name(file, source, i), held) for i in range(len(source))]
+        return [table.numbers(held[place], i) for i, place in enumerate(places)]
     if isinstance(held, dict):
         sets = []
-        names = [os.path.basename(source.name(index)) for index in range(len(source))]
+        names = [_file_name(file, source, index) for index in range(len(source))]
         twice = next((name for name, number in Counter(names).items() if number > 1), None)
         if twice is not None:
             raise UsageError(
@@ -90,15 +93,28 @@ class _Classes:
         raise UsageError(f"--labels {self._file}: {value!r} is none of the model's classes{hint}")
 
 
+def _file_name(file: Path, source: ImageSource, index: int) -> str:
+    """Return the name by which a picture's entry is found, without its folders."""
+    name = file_name_of(source, index)
+    if name is None:
+        raise UsageError(
+            f"--labels {file}: entries are found by the pictures' file names, and {source.name(index)} has "
+            f"none stored beside it; give the data as folders of files with ImageNet's names "
+            f"(ILSVRC2012_val_00000001.JPEG)"
+        )
+    return os.path.basename(name)
+
+
 def _place(file: Path, name: str, held: list[Any]) -> int:
     """Return which entry of a list belongs to a picture."""
-    found = _VALIDATION.search(os.path.basename(name))
+    found = _VALIDATION.search(name)
     if found is None:
         raise UsageError(
             f"--labels {file}: a list is matched by the number of an ImageNet validation picture, which "
-            f"{os.path.basename(name)} does not have; give an object from file names to lists"
+            f"{name} does not have; give an object from file names to lists, or the data as folders of files "
+            f"with ImageNet's names"
         )
     number = int(found[1])
     if not 1 <= number <= len(held):
-        raise UsageError(f"--labels {file}: has {len(held)} entries, none for {os.path.basename(name)}")
+        raise UsageError(f"--labels {file}: has {len(held)} entries, none for {name}")
     return number - 1

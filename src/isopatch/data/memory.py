@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import ImageSource, state_of
+from isopatch.data.source import ImageSource, file_name_of, state_of
 
 BYTES_PER_MB = 1_000_000
 PROBES = 16  # pictures decoded to estimate the size of all
@@ -71,6 +71,10 @@ class KeptSource:
     def name(self, index: int) -> str:
         """Where the picture comes from."""
         return self._source.name(index)
+
+    def file_name(self, index: int) -> str | None:
+        """What the picture's file is or was called."""
+        return file_name_of(self._source, index)
 
     def read(self, index: int) -> Image.Image:
         """Return picture `index` as a new PIL RGB image."""

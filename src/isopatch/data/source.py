@@ -65,6 +65,20 @@ def state_of(source: ImageSource) -> str | None:
 
 
 @runtime_checkable
+class HasFileNames(Protocol):
+    """A source whose pictures were files once, called otherwise than `name` says."""
+
+    def file_name(self, index: int) -> str | None:
+        """Return the original file's name or path of picture `index`; None where it is not stored."""
+        ...
+
+
+def file_name_of(source: ImageSource, index: int) -> str | None:
+    """Return what picture `index`'s file is or was called, through views; None where that is not stored."""
+    return source.file_name(index) if isinstance(source, HasFileNames) else source.name(index)
+
+
+@runtime_checkable
 class HasPictures(Protocol):
     """A source that can hand a picture over in the form that costs least."""
 

@@ -57,6 +57,11 @@ class HubSource:
         """`<data set>/<split>:<row>`."""
         return f"{self._title}:{index}"
 
+    def file_name(self, index: int) -> str | None:
+        """What the row says its file was called; None where it does not."""
+        path = self._rows[index][self._column].get("path")
+        return path if isinstance(path, str) and path else None
+
     def read(self, index: int) -> Image.Image:
         """Decode picture `index`; raises `DecodeError`."""
         return decode(self.stored(index), name=self.name(index), max_pixels=self._max_pixels)

@@ -22,7 +22,7 @@ from PIL import Image
 from isopatch.data.cache import cache_dir, locked, replaced_folder
 from isopatch.data.packed_rows import PackedRows, write_rows
 from isopatch.data.roles import file_role, folder_role
-from isopatch.data.sources.parquet_schema import find_columns
+from isopatch.data.sources.parquet_schema import find_columns, stored_paths
 from isopatch.data.sources.tables import SplitTable, assemble
 from isopatch.data.stored import RawData
 from isopatch.errors import IsopatchError, UsageError
@@ -36,16 +36,23 @@ class ParquetSource:
     """The rows of one split; pictures are decoded when read."""
 
     def __init__(
-        self, rows: PackedRows, labels: NDArray[np.int64], classes: tuple[str, ...], max_pixels: int
+        self,
+        rows: PackedRows,
+        labels: NDArray[np.int64],
+        classes: tuple[str, ...],
+        max_pixels: int,
+        shards: Sequence[Path],
     ) -> None:
-        """Label `rows` with `labels` (N,), which index into `classes`."""
+        """Label `rows` with `labels` (N,), which index into `classes`. shards: the files they came from."""
         self.classes = classes
         self.labels = labels
         self._rows = rows
         self._max_pixels = max_pixels
-        shards = rows.meta["describe"]["shards"]
-        self._shard_names = [name for name, _ in shards]
-        self._shard_ends = np.cumsum([count for _, count in shards])
+        described = rows.meta["describe"]["shards"]
+        self._shards = tuple(shards)
+        self._file_names: list[str | None] | None = None
+        self._shard_names = [name for name, _ in described]
+        self._shard_ends = np.cumsum([count for _, count in described])
         digest = hashlib.blake2b(rows.digest.encode(), digest_size=16)
         digest.update(labels.tobytes())
         self.fingerprint = digest.hexdigest()
@@ -60,6 +67,15 @@ class ParquetSource:
         shard = int(np.searchsorted(self._shard_ends, index, side="right"))
         start = int(self._shard_ends[shard - 1]) if shard else 0
         return f"{self._shard_names[shard]}:{index - start}"
+
+    def file_name(self, index: int) -> str | None:
+        """What the row's `path` says; None where the file has no such column or the row no path.
+
+        Read from the Parquet files when first asked for: the cache holds pictures and labels alone.
+        """
+        if self._file_names is None:
+            self._file_names = [name for shard in self._shards for name in stored_paths(shard)]
+        return self._file_names[index]
 
     def read(self, index: int) -> Image.Image:
         """Decode picture `index`; raises `DecodeError`."""
@@ -116,7 +132,9 @@ def open_parquet(root: Path, shards: Sequence[Path], *, max_pixels: int = MAX_PI
         tables[role] = SplitTable(pack.labels, names, declared=described["declared"], where=where)
         packs[role] = pack
     classes, labels, notes = assemble(tables)
-    sources = {role: ParquetSource(packs[role], labels[role], classes, max_pixels) for role in labels}
+    sources = {
+        role: ParquetSource(packs[role], labels[role], classes, max_pixels, by_role[role]) for role in labels
+    }
     return RawData(
         classes,
         sources.get("train") or sources.get("pool"),

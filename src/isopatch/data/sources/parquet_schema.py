@@ -63,6 +63,27 @@ def find_columns(schema: pa.Schema, path: Path) -> Columns:
     return Columns(image, label, tuple(names) if names else None, text)
 
 
+def stored_paths(shard: Path) -> list[str | None]:
+    """Return, for each row of a Parquet file, the `path` beside its picture: what the file was called.
+
+    None where the row has none, or the pictures are plain binary. Raises `UsageError` for a file that cannot
+    be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(shard) as file:
+            image = find_columns(file.schema_arrow, shard).image
+            kind = file.schema_arrow.field(image).type
+            if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+                return [None] * int(file.metadata.num_rows)
+            rows = file.read(columns=[f"{image}.path"]).column(image).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{shard}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    return [None if row is None else row["path"] or None for row in rows]
+
+
 def choose_column(found: list[str], preferred: tuple[str, ...], missing: str) -> str:
     """The one column found, or the preferred one of several."""
     if len(found) == 1:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import ImageSource, picture_of, state_of
+from isopatch.data.source import ImageSource, file_name_of, picture_of, state_of
 from isopatch.errors import UsageError
 
 
@@ -63,6 +63,10 @@ class Relabelled:
     def name(self, index: int) -> str:
         """Where the picture comes from."""
         return self.source.name(index)
+
+    def file_name(self, index: int) -> str | None:
+        """What the picture's file is or was called."""
+        return file_name_of(self.source, index)
 
     def read(self, index: int) -> Image.Image:
         """Decode picture `index` to RGB."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from isopatch.data.source import picture_of
+from isopatch.data.source import file_name_of, picture_of
 from isopatch.data.stored import StoredSource, left_out_of
 
 
@@ -32,6 +32,10 @@ class Subset:
     def name(self, index: int) -> str:
         """Name of the picture in the underlying source."""
         return self.source.name(int(self.indices[index]))
+
+    def file_name(self, index: int) -> str | None:
+        """What the picture's file is or was called."""
+        return file_name_of(self.source, int(self.indices[index]))
 
     def read(self, index: int) -> Image.Image:
         """Decode picture `index` of this view."""
