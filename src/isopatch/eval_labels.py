@@ -20,7 +20,7 @@ from isopatch.data.source import ImageSource
 from isopatch.errors import UsageError
 from isopatch.evaluation import labelled_pictures
 from isopatch.kernels.use import use
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.models.locate import recorded_data
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
@@ -132,7 +132,7 @@ def _open(source: str | Path, how: How) -> tuple[Classifier, dict[str, Any]]:
     if how.threads is not None:
         torch.set_num_threads(how.threads)
     require_device(how.device)
-    model = load(source, name=how.name, arguments=how.arguments)
+    model = load_for_pictures(source, name=how.name, arguments=how.arguments)
     return model, {"checkpoint": str(source), "model": model.spec.name}
 
 

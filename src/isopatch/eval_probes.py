@@ -16,7 +16,7 @@ from isopatch.data.source import ImageSource, state_of
 from isopatch.errors import UsageError, nearest
 from isopatch.evaluation import split_of
 from isopatch.kernels.use import use
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
 from isopatch.probes.cache import FeatureCache
@@ -72,7 +72,7 @@ def probe(
     if threads is not None:
         torch.set_num_threads(threads)
     place = require_device(device)
-    model = load(source, name=name, arguments=arguments)
+    model = load_for_pictures(source, name=name, arguments=arguments)
     splits, chosen, pictures = split_of(source, data, split, bad)
     if chosen == "train":
         raise UsageError("--split train: the probes learn from it; measure on test or val")

@@ -18,7 +18,7 @@ from isopatch.evaluation import labelled_pictures
 from isopatch.files import replace_file, to_json
 from isopatch.image.names import printable
 from isopatch.kernels.use import use
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.stem import NormedPatchStem, PatchStem
 from isopatch.predict import require_device
@@ -65,7 +65,7 @@ def robustness(
     if threads is not None:
         torch.set_num_threads(threads)
     place = require_device(device)
-    model = load(source, name=name, arguments=arguments)
+    model = load_for_pictures(source, name=name, arguments=arguments)
     chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
     folder = _folder(source, chosen.split, out)
     files = {key: folder / f"robustness.{end}" for key, end in _ENDS.items()}

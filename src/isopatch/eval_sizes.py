@@ -15,7 +15,7 @@ from isopatch.errors import UsageError
 from isopatch.evaluation import labelled_pictures
 from isopatch.kernels import Swapped
 from isopatch.kernels.use import use
-from isopatch.models.load import fit, read_weights
+from isopatch.models.load import fit, read_weights, require_rgb
 from isopatch.models.resize import Change, ResizeMode
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import require_device
@@ -55,6 +55,7 @@ def evaluate_sizes(
     place = require_device(device)
     weights = read_weights(source)
     spec = fit(weights, name, arguments=arguments).model.spec
+    require_rgb(spec, source)
     chosen = labelled_pictures(source, spec, data, split=split, bad=bad)
     pictures = keep_in_memory(chosen.pictures, limit_mb=DataConfig().memory_limit_mb)  # one pass per size
     trained = (spec.input.height, spec.input.width)

@@ -17,7 +17,7 @@ from isopatch.data.sources.relabel import relabel
 from isopatch.errors import UsageError
 from isopatch.kernels.use import use
 from isopatch.models import spec as models
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.models.locate import recorded_data
 from isopatch.predict import require_device
 from isopatch.training.evaluate import Evaluation
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
     if threads is not None:
         torch.set_num_threads(threads)
     place = require_device(device)
-    model = load(source, name=name, arguments=arguments)
+    model = load_for_pictures(source, name=name, arguments=arguments)
     chosen = labelled_pictures(source, model.spec, data, split=split, bad=bad)
     classes = chosen.pictures.classes
     others: dict[str, list[Member]] = {"teacher": [], "baseline": []}

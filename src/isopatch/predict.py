@@ -25,7 +25,7 @@ from isopatch.image.decode import MAX_PIXELS, DecodeError, decode, decode_opened
 from isopatch.image.names import printable
 from isopatch.image.prepare import prepare
 from isopatch.kernels.use import use
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.training.evaluate import forward_heads
 from isopatch.training.metrics import check_finite, softmax
 
@@ -92,7 +92,7 @@ class Predictor:
         if top_k < 1 or batch_size < 1:
             raise UsageError(f"top_k {top_k} and batch_size {batch_size} must be at least 1")
         place = require_device(device)
-        self.model = load(source, name=name, arguments=arguments).to(place).eval()
+        self.model = load_for_pictures(source, name=name, arguments=arguments).to(place).eval()
         self.spec = self.model.spec
         count = int(self.spec.arguments["num_classes"])
         self.classes: tuple[str, ...] = self.spec.classes or tuple(str(index) for index in range(count))

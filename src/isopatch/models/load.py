@@ -19,7 +19,7 @@ from isopatch.models.locate import Found, averaged, locate
 from isopatch.models.matching import load_partial, load_strict, require_common
 from isopatch.models.patch_resize import resized_patches
 from isopatch.models.resize import Change, ResizeMode, require_mode
-from isopatch.models.spec import build
+from isopatch.models.spec import ModelSpec, build
 from isopatch.models.tally import Tally, identities, reshaped_in
 from isopatch.models.token_resize import resized_token_maps, widened
 from isopatch.nn.classifier import Classifier
@@ -74,6 +74,28 @@ def load(
         partial=partial,
         ema=ema,
     ).model
+
+
+def load_for_pictures(
+    source: str | Path, name: str | None = None, *, arguments: Mapping[str, Any] | None = None
+) -> Classifier:
+    """Return what `load` does, to be shown pictures: those are decoded to 3 channels.
+
+    Raises UsageError for a model of another number of channels, and what `load` raises.
+    """
+    model = load(source, name=name, arguments=arguments)
+    require_rgb(model.spec, source)
+    return model
+
+
+def require_rgb(spec: ModelSpec, source: str | Path) -> None:
+    """Raise UsageError where a model takes another number of channels than pictures are decoded to."""
+    channels = spec.arguments.get("in_channels", 3)
+    if channels != 3:
+        raise UsageError(
+            f"{source} takes pictures of {channels} channel(s) (in_channels {channels}), but every picture "
+            f"is decoded to 3 (RGB): give a model of in_channels 3, or call this one from Python"
+        )
 
 
 class Opened(NamedTuple):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.contract import InputContract
 from isopatch.image.names import printable
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.models.spec import resolve
 from isopatch.nn.classifier import Classifier
 from isopatch.training.evaluate import autocast
@@ -112,7 +112,7 @@ def open_members(sources: str, classes: Sequence[str], *, setting: str = "distil
         try:
             name, where = named_file(source)
             _require_finished(Path(where))
-            model = load(where, name=name)
+            model = load_for_pictures(where, name=name)
         except IsopatchError as error:
             raise UsageError(f"{setting}: {error}{_advice(source)}") from None
         members.append(Member(model, _columns(model, classes, source, setting), source))
