@@ -15,17 +15,17 @@ from isopatch.data.source import ImageSource
 from isopatch.data.sources.relabel import relabel
 from isopatch.errors import IsopatchError, UsageError, nearest
 from isopatch.evaluation import split_of
-from isopatch.explain.contract import Context, Figure, Shown
+from isopatch.explain.contract import Context, Explanation, Figure, Shown
 from isopatch.explain.depths import seen_size
 from isopatch.explain.made import Made, make, require_finite
 from isopatch.explain.options import read_options
 from isopatch.explain.page import describe, write_files
 from isopatch.explain.shown import cut_to, show, show_file, spread
-from isopatch.explain.table import find
+from isopatch.explain.table import EXPLANATIONS, find
 from isopatch.image.contract import InputContract
 from isopatch.image.decode import DecodeError
 from isopatch.image.prepare import prepare
-from isopatch.models.load import load
+from isopatch.models.load import load_for_pictures
 from isopatch.nn.classifier import Classifier
 from isopatch.predict import Input, expand_inputs, require_device
 
@@ -75,7 +75,7 @@ def explain_checkpoint(
         pictures, at most 64; one that cannot be read is listed and left out.
     what: names of explanations (`isopatch.explain.table`); None makes all that the model has and that what
         was given allows, and says of the others why not.
-    compare: one or two other models, beside which statistics are shown.
+    compare: one or two other models, beside which attention-distance and similarity show this one.
     data, split, num_pictures: a data set for statistics (128 pictures of the split, drawn by seed), and how
         many of its pictures to explain too.
     class_name: the class to explain; None takes each picture's most probable one.
@@ -86,7 +86,7 @@ def explain_checkpoint(
     """
     settings = read_options((options or {}).items())
     if what is not None:
-        find(what)  # a typing error is said before anything is loaded
+        _require_use(compare, find(what))  # a typing error is said before anything is loaded
     if len(compare) > MOST_COMPARED:
         raise UsageError(f"--compare: {len(compare)} models, at most {MOST_COMPARED} stand beside another")
     if num_pictures < 0 or seed < 0:
@@ -151,11 +151,21 @@ def explain_checkpoint(
     return Explained(tuple(made), write_files(Path(out), document, made), Path(out))
 
 
+def _require_use(compare: Sequence[str | Path], wanted: Sequence[Explanation]) -> None:
+    """Refuse other models where nothing that was asked for shows them."""
+    if compare and not any(one.compares for one in wanted):
+        able = " and ".join(one.name for one in EXPLANATIONS if one.compares)
+        raise UsageError(
+            f"--compare: {', '.join(one.name for one in wanted)} shows one model alone, {able} set others "
+            f"beside it; add one of them to --what, or leave --compare out"
+        )
+
+
 def _opened(
     source: str | Path, device: str, *, name: str | None = None, arguments: Mapping[str, Any] | None = None
 ) -> Classifier:
     """Load a model in float32 and refuse weights that are not finite."""
-    model = load(source, name=name, arguments=arguments).float().to(device).eval()
+    model = load_for_pictures(source, name=name, arguments=arguments).float().to(device).eval()
     require_finite(model, str(source))
     return model
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from isopatch.explain.distance import distances
 from isopatch.explain.of_weights import EXPLANATIONS
 from isopatch.explain.parts import mixing_parts
 from isopatch.models.bench_model import bench
@@ -140,13 +141,49 @@ def test_constant_pictures_are_warned_about_and_decide_nothing(context):
 
 def test_a_second_model_that_cannot_be_drawn_is_told_of(context):
     model = convmixer(**COMMON, kernel_size=3, image_size=16)
-    other = convmixer(**COMMON, kernel_size=1, image_size=16)  # 1 x 1 kernels mix nothing
+    other = convmixer(**COMMON, kernel_size=3, image_size=16)
+    other.blocks = torch.nn.ModuleList([torch.nn.Identity()])  # nothing that mixes
     make = {explanation.name: explanation.make for explanation in EXPLANATIONS}["attention-distance"]
     (figure,) = make(context(model, sample=torch.randn(2, 3, 16, 16), other=other, other_name="the other"))
     assert "the other has no part that mixes places" in figure.caption
     assert list(figure.data) == ["it"]
     (figure,) = make(context(model, sample=torch.randn(2, 3, 16, 16), other=model, other_name="the other"))
     assert list(figure.data) == ["it", "the other"]
+
+
+def test_two_other_models_stand_in_the_same_plot(context):
+    """The second is drawn from its own pictures, and one that cannot be is told of, whichever it is."""
+    model, other, second = (convmixer(**COMMON, kernel_size=k, image_size=16) for k in (3, 5, 7))
+    sample = torch.randn(2, 3, 16, 16)
+    make = {explanation.name: explanation.make for explanation in EXPLANATIONS}["attention-distance"]
+    options = {"second": second, "second_name": "the second"}
+    given = {"sample": sample, "other": other, "other_name": "the other", "options": options}
+    (figure,) = make(context(model, **given))
+    assert list(figure.data) == ["it", "the other", "the second"]
+    assert all(f"> {name}<" in figure.svg or f">{name}<" in figure.svg for name in figure.data)
+    for name, alone in (("it", model), ("the other", other), ("the second", second)):
+        (single,) = make(context(alone, sample=sample))
+        assert figure.data[name] == single.data["it"]
+    assert figure.data["the other"] != figure.data["the second"]
+    second.blocks = torch.nn.ModuleList([torch.nn.Identity()])
+    (figure,) = make(context(model, **given))
+    assert list(figure.data) == ["it", "the other"]
+    assert "the second has no part that mixes places" in figure.caption
+    assert {one.name for one in EXPLANATIONS if one.compares} == {"attention-distance", "similarity"}
+
+
+def test_kernels_of_one_place_look_as_far_as_an_identity(context):
+    """By the statistic: all weight lies on the query's own place."""
+    sample = torch.randn(2, 3, 16, 16)
+    narrow = convmixer(**COMMON, kernel_size=1, image_size=16)
+    identity = metaformer(**COMMON, image_size=16, token_mixer="identity")
+    for model, units in ((narrow, 8), (identity, 1)):
+        layers = distances(model, sample)
+        assert [layer.block for layer in layers] == [1, 2]
+        assert all(layer.reach.distances.tolist() == [0.0] * units for layer in layers)
+    wide = distances(convmixer(**COMMON, kernel_size=3, image_size=16), sample)
+    assert all((layer.reach.distances > 0).all() for layer in wide)  # the control
+    assert [type(part.module) for part in mixing_parts(narrow)] == [torch.nn.Conv2d] * 2  # none of channels
 
 
 def test_explanations_have_names_of_their_own():

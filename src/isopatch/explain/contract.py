@@ -97,7 +97,7 @@ class Explanation:
     name: as in `--what NAME`. question: one line for the help. needs: what has to be given: nothing beside
     the weights, pictures, a data set, or another model. missing: why this model has no such thing, in words
     ("has no attention"), or None where it has. make: the figures, for a context in which nothing is missing.
-    source: paper and section that define it.
+    source: paper and section that define it. compares: whether it sets other models beside this one.
     """
 
     name: str
@@ -106,3 +106,4 @@ class Explanation:
     missing: Callable[[Classifier], str | None]
     make: Callable[[Context], list[Figure]]
     source: str = ""
+    compares: bool = False

@@ -16,7 +16,7 @@ from isopatch.explain.contract import Context, Figure
 from isopatch.explain.drawing import chart, key_of, plain
 from isopatch.explain.parts import Seen, look, mixing_parts
 from isopatch.explain.reach import Reach, matrix_distance, reach_of, uniform_distance
-from isopatch.explain.samples import other_sample
+from isopatch.explain.samples import compared, other_sample
 from isopatch.explain.tensors import batches
 from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
@@ -85,17 +85,18 @@ def _attention_distances(model: Classifier, sample: Tensor, where: list[Seen]) -
 
 
 def make(context: Context) -> list[Figure]:
-    """Draw every head, channel or layer of the model, and of the one it is compared with."""
+    """Draw every head, channel or layer of the model, and of those it is compared with, in one plot."""
     assert context.sample is not None
     models = [(context.name, distances(context.model, context.sample.to(context.device)))]
-    note = ""
-    if context.other is not None:
-        reason = missing(context.other)
+    notes = []
+    for which, name, other in compared(context):
+        reason = missing(other)
         if reason is None:
-            sample, note = other_sample(context)
-            models.append((context.other_name, distances(context.other, sample)))
+            sample, note = other_sample(context, which)
+            models.append((name, distances(other, sample)))
+            notes.append(note)
         else:
-            note = f" {context.other_name} {reason} and is not drawn."
+            notes.append(f" {name} {reason} and is not drawn.")
     pictures = min(len(context.sample), PICTURES)
     has_attention = any(layer.reach.kind == "attention" for _, layers in models for layer in layers)
     how = (
@@ -108,7 +109,7 @@ def make(context: Context) -> list[Figure]:
         Figure(
             name="distance",
             title="How far each layer looks",
-            caption=how + _HOW.format(unit=_units(models)) + _left_out(context) + note,
+            caption=how + _HOW.format(unit=_units(models)) + _left_out(context) + "".join(notes),
             svg=_drawn(models),
             data={name: [_told(layer) for layer in layers] for name, layers in models},
             warning=_undefined(models),
@@ -120,7 +121,7 @@ def _left_out(context: Context) -> str:
     """Say whose parts without convolutions are not known."""
     names = [
         name
-        for model, name in ((context.model, context.name), (context.other, context.other_name))
+        for _, name, model in (("", context.name, context.model), *compared(context))
         if isinstance(model, External)
     ]
     return f" Of {' and '.join(names)}, another library's, convolutions alone are read." if names else ""

@@ -33,7 +33,7 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         "attention-distance", "how far each head, kernel or token-MLP looks, in pixels, by depth", "data",
-        distance.missing, distance.make, distance.SOURCE,
+        distance.missing, distance.make, distance.SOURCE, compares=True,
     ),
     Explanation(
         "receptive-field", "which pixels the middle token depends on, and how far out, by depth", "data",
@@ -49,6 +49,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         "similarity", "which layers see pictures as another model's do, and whose are nearer (CKA)", "other",
-        similarity.any_model, similarity.make_similarity, similarity.SOURCE,
+        similarity.any_model, similarity.make_similarity, similarity.SOURCE, compares=True,
     ),
 )  # fmt: skip

@@ -45,13 +45,16 @@ class Seen(NamedTuple):
 def mixing_parts(model: Classifier) -> list[Part]:
     """Return every part that mixes places: those of `ON_TOKENS` and convolutions wider than 1 x 1.
 
+    A depthwise convolution of 1 x 1 stands where a wider one would, as an identity mixer does: both look
+    nowhere but at their own place, and are among them. A full one of 1 x 1 mixes channels and is not.
     Stems and the merging steps of pyramids are not among them: they make places, they do not mix them.
     Of another library's model every convolution after the one that reads the picture.
     """
     blocks = blocks_of(model)
     if blocks:
         return [Part(i, part) for i, block in enumerate(blocks, 1) for part in _mixing(block)]
-    return [Part(i, part) for i, part in enumerate(list(_mixing(model))[1:], 1)]
+    convolutions = [part for part in _mixing(model) if not _looks_at_itself(part)]
+    return [Part(i, part) for i, part in enumerate(convolutions[1:], 1)]
 
 
 def is_mixing_convolution(module: nn.Module) -> bool:
@@ -104,8 +107,15 @@ def look(model: Classifier, parts: list[Part], x: Tensor) -> dict[nn.Module, See
 
 def _mixing(module: nn.Module) -> Iterator[nn.Module]:
     """Yield mixing parts in the order of their registration, without looking inside one."""
-    if isinstance(module, ON_TOKENS) or is_mixing_convolution(module):
+    if isinstance(module, ON_TOKENS) or is_mixing_convolution(module) or _looks_at_itself(module):
         yield module
         return
     for child in module.children():
         yield from _mixing(child)
+
+
+def _looks_at_itself(module: nn.Module) -> bool:
+    """Whether a module is a depthwise convolution of 1 x 1: a ConvMixer's of kernel size 1."""
+    if not isinstance(module, nn.Conv2d) or max(module.kernel_size) > 1:
+        return False
+    return module.groups == module.in_channels == module.out_channels > 1

@@ -11,6 +11,15 @@ from isopatch.image.contract import InputContract
 from isopatch.nn.classifier import Classifier
 
 
+def compared(context: Context) -> list[tuple[str, str, Classifier]]:
+    """Return (which, name, model) of the one or two models to compare with; which: as in `other_sample`."""
+    given = [
+        ("other", context.other_name, context.other),
+        ("second", str(context.options.get("second_name", "")), context.options.get("second")),
+    ]
+    return [(which, name, model) for which, name, model in given if isinstance(model, Classifier)]
+
+
 def other_sample(context: Context, which: str = "other") -> tuple[Tensor, str]:
     """Return (the sample as the other model wants it, a sentence for the caption where it was made here).
 
@@ -18,8 +27,7 @@ def other_sample(context: Context, which: str = "other") -> tuple[Tensor, str]:
     prepared for that model ("other_sample"); otherwise made from the model's own by undoing its
     normalisation, resizing where the sizes differ and normalising anew. Raises TooLittle without a sample.
     """
-    model = context.other if which == "other" else context.options.get(which)
-    assert isinstance(model, Classifier)
+    name, model = {key: (name, model) for key, name, model in compared(context)}[which]
     if context.sample is None:
         raise TooLittle("two models are compared on pictures: give a data set with --data")
     prepared = context.options.get(f"{which}_sample")
@@ -35,7 +43,7 @@ def other_sample(context: Context, which: str = "other") -> tuple[Tensor, str]:
     if own is None or wanted is None or own == wanted:
         return sample, ""
     pictures = sample * _column(own.std, sample) + _column(own.mean, sample)
-    note = " The second model sees the same pictures, normalised anew"
+    note = f" {name or 'The second model'} sees the same pictures, normalised anew"
     if (wanted.height, wanted.width) != tuple(sample.shape[2:]):
         pictures = F.interpolate(
             pictures, (wanted.height, wanted.width), mode="bicubic", antialias=True, align_corners=False

@@ -16,7 +16,7 @@ from torch import Tensor
 from isopatch.explain.cka import LEAST, Grams, cka, grams, half_samples, layer_by_layer
 from isopatch.explain.contract import Context, Figure, TooLittle
 from isopatch.explain.drawing import chart, heat_map, key_of, plain
-from isopatch.explain.samples import other_sample
+from isopatch.explain.samples import compared, other_sample
 from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.skeleton import Isotropic
@@ -112,14 +112,7 @@ def make_similarity(context: Context) -> list[Figure]:
     """CKA with the other model; with a second one the verdict whose the model is nearer to."""
     own = grams(context.model, _sample(context))
     others = []
-    for which, name in (
-        ("other", context.other_name),
-        ("second", str(context.options.get("second_name", ""))),
-    ):
-        if which == "second" and context.options.get("second") is None:
-            continue
-        model = context.other if which == "other" else context.options[which]
-        assert isinstance(model, Classifier)
+    for which, name, model in compared(context):
         sample, note = other_sample(context, which)
         others.append((name, grams(model, sample), note))
     figures = []
