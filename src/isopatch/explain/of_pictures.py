@@ -34,7 +34,9 @@ def attention_figures(context: Context) -> list[Figure]:
                     title=f"Every head, {reader}: {shown.name}",
                     caption=f"Attention of the {reader} in every layer and head, over the patches of the "
                     "grid. Each small map has its own scale, dark its least value, bright its greatest: "
-                    "they tell where a head looks, not how much it matters.",
+                    "they tell where a head looks, not how much it matters. Single heads are not checked: "
+                    "the checks ask whether a map finds what the class needs, which one head of many does "
+                    "not claim. The mean of one layer's heads is, in the figure of its own.",
                     png=draw_heads(reader, [layer.numpy() for layer in layers]),
                     data={"picture": shown.name, "layers": len(layers), "heads": len(layers[0])},
                 )
