@@ -5,7 +5,8 @@ dy/dA, map = (sum over channels of weight * A)+ (Selvaraju et al. 2017, equation
 
 Which depth: the last whose patch tokens the logit depends on. With a mean over patches that is what leaves
 the last block; a class token is read alone, so there it is what enters the last block (beyond it the
-gradient by every patch token is zero, and a map made of it would be blank).
+gradient by every patch token is zero, and a map made of it would be blank). Of another library's model, whose
+blocks are not known, it is what its pooling reads, and a class token read alone leaves nothing to draw.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isopatch.errors import UsageError
 from isopatch.explain.attention import prefix_of
 from isopatch.explain.depths import blocks_of
 from isopatch.explain.heat import Heat, Options
+from isopatch.models.external.wrapper import External
 from isopatch.nn.classifier import Classifier
 from isopatch.nn.layout import Grid, as_map
 
@@ -32,8 +35,11 @@ def grad_cam_maps(model: Classifier, x: Tensor, targets: Tensor, options: Option
 def last_features(model: Classifier, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, int]:
     """Return (features, gradient of the logit by them), both (B, C, rows, cols), and their depth.
 
-    Depth d is what enters block d, counted from 0; the number of blocks is what leaves the last.
+    Depth d is what enters block d, counted from 0; the number of blocks is what leaves the last. Another
+    library's model, of which none are known, has depth 0.
     """
+    if isinstance(model, External):
+        return *_of_another_library(model, x, targets), 0
     depths = _features_in_graph(model, x)
     tensors = [tensor for tensor, _ in depths.maps]
     with torch.enable_grad():
@@ -84,6 +90,47 @@ def _as_map(features: Tensor, grid: Grid | None, prefix: int) -> Tensor:
     return features if grid is None else as_map(features[:, prefix:].contiguous(), grid)
 
 
+def _of_another_library(model: External, x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        held = model.in_graph(x.detach().requires_grad_())
+        logits = model.head_logits(held.pooled)["cls"].gather(1, targets[:, None])
+        (gradient,) = torch.autograd.grad(
+            logits.sum(), [held.tensor], allow_unused=True, materialize_grads=True
+        )
+    return held.as_map(held.tensor.detach()), held.as_map(gradient)
+
+
 def without_feature_map(model: Classifier) -> str | None:
-    """Say that the blocks of a model are not known; None where they are."""
-    return None if blocks_of(model) else "is another library's, whose blocks are not known here"
+    """Say that a model has no feature map on which its logits depend; None where it has.
+
+    Another library's model is asked by one pass of a random picture.
+    """
+    return _without_map(model) if isinstance(model, External) else None
+
+
+def _without_map(model: External) -> str | None:
+    contract, own = model.spec.input, next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    size = model.size or (contract.height, contract.width)
+    x = torch.randn(2, model.spec.arguments.get("in_channels", 3), *size, generator=generator).to(own)
+    try:
+        with torch.enable_grad():
+            held = model.in_graph(x.requires_grad_())
+            # Against random numbers: sums over what a norm returns do not depend on its input.
+            against = torch.randn(held.pooled.shape, generator=generator).to(own)
+            (gradient,) = torch.autograd.grad(
+                (held.pooled * against).sum(), [held.tensor], allow_unused=True, materialize_grads=True
+            )
+        gradient = held.as_map(gradient)
+        with torch.no_grad():
+            whole = model.pooled(x)
+    except UsageError as error:
+        return f"is another library's, and no feature map of it is known ({error})"
+    if not torch.allclose(whole, held.pooled, rtol=1e-3, atol=1e-4):
+        return "is another library's, and does not classify by its last feature map alone"
+    if not gradient.any():
+        return (
+            "is another library's and reads its class token alone after the last block; what enters that "
+            "block is not known here"
+        )
+    return None

@@ -18,6 +18,8 @@ from isopatch import explaining
 from isopatch.cli import main
 from isopatch.data.open import open_data
 from isopatch.errors import IsopatchError, UsageError
+from isopatch.eval_sizes import evaluate_sizes
+from isopatch.evaluation import evaluate_checkpoint
 from isopatch.explain.contract import Context
 from isopatch.explain.of_pictures import EXPLANATIONS
 from isopatch.explain.receptive_field import receptive_fields
@@ -160,6 +162,7 @@ REFUSED = [
     ("photo.png --integrated-gradients.steps 1", "steps: 1: give a number from 2 up"),
     ("photo.png --optimizer.lr 1", "--optimizer.lr: unknown option"),
     ("photo.png --compare a --compare b --compare c", "--compare: 3 models, at most 2"),
+    ("photo.png --what grad-cam --compare a", "grad-cam shows one model alone, attention-distance and sim"),
     ("photo.png --device tpu", "device 'tpu' was asked for"),
     ("photo.png --out photo.png", "photo.png: cannot write there"),
 ]
@@ -297,9 +300,43 @@ def test_a_model_of_another_library_is_explained_by_what_needs_no_blocks(tmp_pat
         tmp_path / "other", [photo], options={"integrated_gradients.steps": 4}
     )
     reasons = {one.explanation.name: one.skipped for one in explained.made}
-    assert {"occlusion", "integrated-gradients"} <= set(explained.figures)
-    for name in ("grad-cam", "attention", "rollout", "positions", "token-mixing", "tokens"):
+    assert {"grad-cam", "occlusion", "integrated-gradients"} <= set(explained.figures)
+    assert reasons["grad-cam"] is None
+    for name in ("attention", "rollout", "positions", "token-mixing", "tokens"):
         assert "another library's" in (reasons[name] or ""), name  # not that it has no such thing
+
+
+def test_grad_cam_is_refused_where_another_library_s_model_reads_a_class_token(
+    tmp_path: Path, photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    save_model(tmp_path / "other", build(make_spec("timm:test_vit", {}, classes=None)).eval())
+    assert main(["explain", str(tmp_path / "other"), photo, "--what", "grad-cam"]) == 2
+    assert "is another library's and reads its class token alone" in capsys.readouterr().err
+
+
+def test_a_model_of_grey_pictures_is_one_line(make: Make, photo: str, tmp_path: Path) -> None:
+    save_model(tmp_path / "grey", make("convmixer", in_channels=1))
+    message = (
+        r"grey takes pictures of 1 channel\(s\) \(in_channels 1\), but every picture is decoded to 3 \(RGB\)"
+    )
+    with pytest.raises(UsageError, match=message):
+        isopatch.explain_checkpoint(tmp_path / "grey", [photo])
+    with pytest.raises(UsageError, match=message):
+        isopatch.Predictor(tmp_path / "grey")
+    with pytest.raises(UsageError, match=message):
+        evaluate_checkpoint(tmp_path / "grey", "digits")
+    with pytest.raises(UsageError, match=message):
+        evaluate_sizes(tmp_path / "grey", "digits", [(8, 8)])
+
+
+def test_single_heads_are_said_to_be_unchecked(make: Make, tmp_path: Path, photo: str) -> None:
+    save_model(tmp_path / "vit", make("vit"))
+    mean, heads = isopatch.explain_checkpoint(tmp_path / "vit", [photo], what=["attention"]).figures[
+        "attention"
+    ]
+    assert "Single heads are not checked" in heads.caption and "maps" not in heads.data
+    assert "not checked" not in mean.caption and mean.data["maps"]["class token"]["deletion"]
 
 
 def test_charts_call_models_by_the_last_part_of_their_path(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from isopatch.image.contract import InputContract, Interpolation, Resize
 from isopatch.models.entry import ModelEntry
 from isopatch.models.external.wrapper import (
     External,
+    InGraph,
     build_peer,
     classifier_path,
     features_of_map,
@@ -32,7 +33,7 @@ from isopatch.models.formats.keymap import State
 from isopatch.models.matching import require_common
 from isopatch.nn.checks import positive, probability
 from isopatch.nn.classifier import Classifier, Features
-from isopatch.nn.layout import Grid
+from isopatch.nn.layout import Grid, as_map
 
 log = logging.getLogger("isopatch")
 
@@ -56,6 +57,24 @@ class TimmModel(External):
             own = features_of_map(maps[-1])
             prefix = tokens[:, : tokens.shape[1] - own.tokens.shape[1]]
             return own._replace(tokens=torch.cat((prefix, own.tokens), dim=1))
+
+    def in_graph(self, x: Tensor) -> InGraph:
+        """Return `forward_features` and, of the same pass, what `forward_head` pools from it."""
+        self.require_size(x)
+        peer: Any = self.peer
+        with refused_by(self.name, "has no feature map"):
+            features = peer.forward_features(x)
+            pooled = peer.forward_head(features).unsqueeze(1)
+            with torch.no_grad():
+                own = self.final_features(x)
+            if features.dim() == 4:
+                return InGraph(
+                    features, pooled, lambda held: _channels_first(held, peer.num_features, self.name)
+                )
+            if own.tokens.shape != features.shape or not torch.allclose(own.tokens, features, atol=1e-4):
+                raise UsageError(f"{self.name} does not say at which places its last tokens stand")
+        prefix = features.shape[1] - own.grid[0] * own.grid[1]
+        return InGraph(features, pooled, lambda held: as_map(held[:, prefix:].contiguous(), own.grid))
 
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
         """Yield the map that leaves each of timm's stages; they are all computed at once."""

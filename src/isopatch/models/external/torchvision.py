@@ -21,6 +21,7 @@ from isopatch.image.contract import InputContract, Interpolation
 from isopatch.models.entry import Accuracy, ModelEntry
 from isopatch.models.external.wrapper import (
     External,
+    InGraph,
     build_peer,
     classifier_path,
     features_of_map,
@@ -59,16 +60,25 @@ class TorchvisionModel(External):
 
     def final_features(self, x: Tensor) -> Features:
         """Return what the model's pooling reads, as a map and as tokens."""
+        return _features(self._before_pooling(x)[0], x)
+
+    def in_graph(self, x: Tensor) -> InGraph:
+        """Return what the model's pooling reads and, of the same pass, what comes of it."""
+        features, pooled = self._before_pooling(x)
+        return InGraph(features, pooled.unsqueeze(1), lambda held: _features(held, x).map)
+
+    def _before_pooling(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (a map (B, C, rows, cols) or a ViT's tokens (B, 1 + N, C), what is pooled (B, C))."""
         self.require_size(x)
         children = dict(self.peer.named_children())
         part, side = next(((name, side) for name, side in _POOLED if name in children), (None, ""))
         if part is None:
             raise UsageError(f"{self.name} offers no feature map")
-        passed = self._passed(x, [children[part]])[0]
-        features = passed[0] if side == "in" else passed[1]
+        passed, pooled = self._passed(x, [children[part]])
+        features = passed[0][0] if side == "in" else passed[0][1]
         if features.dim() != 4 and part != "encoder":
             raise UsageError(f"{self.name} offers no feature map")
-        return _features(features, x)
+        return features, pooled
 
     def features_by_depth(self, x: Tensor) -> Iterator[Features]:
         """Yield what leaves the stem and each stage (a transformer's block); all are computed at once."""
@@ -76,7 +86,7 @@ class TorchvisionModel(External):
 
         self.require_size(x)
         channels_last = isinstance(self.peer, SwinTransformer)  # its stages; what it pools has them first
-        for _, output in self._passed(x, self._stages(), keep=True):
+        for _, output in self._passed(x, self._stages(), keep=True)[0]:
             yield _features(output.permute(0, 3, 1, 2) if channels_last else output, x)
 
     def _stages(self) -> list[nn.Module]:
@@ -96,8 +106,8 @@ class TorchvisionModel(External):
 
     def _passed(
         self, x: Tensor, parts: list[nn.Module], *, keep: bool = False
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Return what goes into each part and what leaves it.
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Return (what goes into each part and what leaves it, what the peer returns).
 
         keep: copy what leaves, because the activation after it may work in place.
         """
@@ -108,12 +118,12 @@ class TorchvisionModel(External):
 
         handles = [part.register_forward_hook(note) for part in parts]
         try:
-            self.peer(x)
+            returned: Tensor = self.peer(x)
         finally:
             for handle in handles:
                 handle.remove()
         assert len(passed) == len(parts), (len(passed), len(parts))
-        return passed
+        return passed, returned
 
 
 def torchvision(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,18 @@ from isopatch.nn.layout import Grid, as_tokens
 
 HEAD = "heads.cls.linear"
 Create = Callable[[], nn.Module]
+
+
+class InGraph(NamedTuple):
+    """Features, and what one pass pools from them in the same graph.
+
+    tensor: the features as the peer hands them on. pooled: (B, 1, C), computed from `tensor`. as_map: what is
+    shaped like `tensor` (itself, a gradient by it) -> (B, C, rows, cols), prefix tokens left out.
+    """
+
+    tensor: Tensor
+    pooled: Tensor
+    as_map: Callable[[Tensor], Tensor]
 
 
 class External(Classifier):
@@ -56,6 +68,13 @@ class External(Classifier):
     @abstractmethod
     def final_features(self, x: Tensor) -> Features:
         """Return what the peer's pooling reads, as a map and as tokens."""
+
+    @abstractmethod
+    def in_graph(self, x: Tensor) -> InGraph:
+        """Return what the peer's pooling reads and what comes of it, for gradients of one by the other.
+
+        Raises UsageError where the peer has no feature map, or one whose places are not known.
+        """
 
     def pooled(self, x: Tensor) -> Tensor:
         """Return what the peer's classifier would read, (B, 1, C)."""
