@@ -130,6 +130,23 @@ def test_a_claim_that_is_being_written_counts_as_held(tmp_path: Path) -> None:
     assert claims.alive(claims.newest()["a"])
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('"x"', "[1]", "{}", '{"state": "held"}', '{"state": 3, "machine": "x", "pid": 1, "started": "1"}'),
+        '{"state": "held", "machine": "x", "pid": "1", "started": "1"}',
+        '{"state": "held", "pid": 1, "started": "1"}',
+    ],
+)
+def test_what_is_no_claim_is_held_by_nobody(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.1.json").write_text(text)
+    claims = Claims(tmp_path)
+    found = claims.newest()["a"]
+    assert not claims.alive(found) and not claims.alive(found, watch=False)
+    assert claims.take("a", found) and claims.newest()["a"].number == 2
+    assert (tmp_path / "a.1.json").read_text() == text, "nothing is lost"
+
+
 def test_beats_move_the_files_time(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
     claims.take("a", None)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.study.stand_in import SUMMARY
 
 from isopatch.errors import UsageError
 from isopatch.study.claims import Claims
 from isopatch.study.driver import chosen
-from isopatch.study.folder import begin
+from isopatch.study.folder import begin, open_plan
 from isopatch.study.planned import Plan, PlannedRun
-from isopatch.study.rows import probe_figures
+from isopatch.study.rows import probe_figures, table
 from isopatch.study.schema import Equal, Study
 from isopatch.study.state import read_failure, status
 from isopatch.training.config import RunConfig
@@ -256,9 +257,56 @@ def test_only_takes_what_is_named_and_what_that_needs(folder: Path, start: Start
     assert code == 0 and worked_on == ["before-first-seed0", "waits-seed0", "free-seed2"]
 
 
-def test_a_pattern_that_names_nothing_is_refused(folder: Path) -> None:
-    from isopatch.study.folder import open_plan
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "cannot be read"),
+        ("[1]", "cannot be read"),
+        (None, "is missing"),
+        ("{}", "is damaged (lacks parameters, macs, steps)"),
+        (json.dumps({**SUMMARY, "final": {"test": 3}}), "is damaged (lacks final.test)"),
+        (json.dumps({**SUMMARY, "data": {"train": 1}}), "is damaged (lacks data.fingerprint)"),
+    ],
+)
+def test_a_damaged_summary_is_a_failure_that_says_what_to_do(
+    folder: Path, start: Start, text: str | None, said: str
+) -> None:
+    assert finish(start(folder, parallel=3))[0] == 0
+    assert counts(folder) == (RUNS, RUNS, 0, 0), "control: a sound one is none"
+    run = folder / "runs" / "before-first-seed0"
+    (run / "summary.json").unlink() if text is None else (run / "summary.json").write_text(text)
+    assert counts(folder) == (RUNS, RUNS - 2, 1, 0), "what stands on it is not done either"
+    rows = {row["run"]: row for row in status(folder)["runs"]}
+    error = rows["before-first-seed0"]["error"]
+    assert error.startswith(f"{run / 'summary.json'} {said}: delete {run / 'status.json'} and run")
+    assert len(table(folder)) == RUNS - 2, "the results are those of the others"
+    assert finish(start(folder)) == (1, []), "it is not passed over in silence"
+    (run / "status.json").unlink()
+    assert finish(start(folder)) == (0, ["before-first-seed0"])
+    assert counts(folder) == (RUNS, RUNS, 0, 0) and len(table(folder)) == RUNS - 1
 
+
+def test_a_plan_that_was_deleted_is_made_again_and_what_is_finished_is_kept(
+    folder: Path, start: Start
+) -> None:
+    plan = open_plan(folder)
+    assert finish(start(folder, only=["waits*", "free-seed2"]))[0] == 0
+    (folder / "journal.txt").rename(folder.parent / "before.txt")  # the stand-in's own
+    (folder / "plan.json").unlink()
+    assert begin(folder, plan.study, lambda _: plan) == plan
+    assert counts(folder) == (RUNS, 3, 0, 0)
+    code, worked_on = finish(start(folder))
+    assert code == 0 and sorted(worked_on) == ["free-seed0", "free-seed1", "free-seed3"]
+    assert counts(folder) == (RUNS, RUNS, 0, 0)
+
+
+def test_a_record_of_a_failure_without_words_is_a_failure(folder: Path) -> None:
+    (folder / "failures").mkdir()
+    (folder / "failures" / "free-seed0.json").write_text("{}")
+    assert counts(folder) == (RUNS, 0, 1, 0)
+
+
+def test_a_pattern_that_names_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"no run is called so \(did you mean 'free-seed0'\?\)"):
         chosen(open_plan(folder), ["fre-seed0"])
 

@@ -14,12 +14,11 @@ from isopatch import api
 from isopatch.errors import UsageError
 from isopatch.models.describe import describe
 from isopatch.study import costs
-from isopatch.study.folder import begin, find_plan, open_plan
+from isopatch.study.folder import begin
 from isopatch.study.load import load_study
 from isopatch.study.match import solve_width
-from isopatch.study.planned import Plan, PlannedRun
+from isopatch.study.planned import Plan
 from isopatch.study.planning import plan
-from isopatch.study.report import read_document
 from isopatch.study.schema import Study
 
 
@@ -245,153 +244,6 @@ def test_a_planned_configuration_is_what_train_would_read(declare: Any, tmp_path
         config = run.run_config(tmp_path)
         (tmp_path / "c.yaml").write_text(dump_config(config))
         assert resolve(config_file=tmp_path / "c.yaml") == config
-
-
-def test_a_study_that_changed_is_refused_unless_runs_were_added(declare: Any, tmp_path: Path) -> None:
-    def started(**keys: Any) -> Plan:
-        study = declare(convmixers=True, **keys)
-        return begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-
-    first = started(factors={"kernel_size": [3, 5]})
-    assert open_plan(tmp_path / "s") == first == started(factors={"kernel_size": [3, 5]})
-    more = started(factors={"kernel_size": [3, 5, 7]}, seeds=3)
-    assert set(first.by_id) < set(more.by_id) and len(open_plan(tmp_path / "s")) == 9
-    with pytest.raises(UsageError, match=r"all 9 runs: optimizer.lr was 0.005, now 0.1"):
-        started(factors={"kernel_size": [3, 5, 7]}, seeds=3, base={"optimizer.lr": 0.1})
-    with pytest.raises(UsageError, match=r"3 runs \(kernel-size-7-seed0, ...\): no longer in it"):
-        started(factors={"kernel_size": [3, 5]}, seeds=3)
-    assert len(open_plan(tmp_path / "s")) == 9, "what was refused changed nothing"
-
-
-def test_the_same_study_is_planned_once(declare: Any, tmp_path: Path) -> None:
-    study = declare(convmixers=True, seeds=1)
-    asked: list[Plan | None] = []
-
-    def planner(former: Plan | None) -> Plan:
-        asked.append(former)
-        return plan(study, threads=2, former=former)
-
-    first = begin(tmp_path / "s", study, planner, threads=2)
-    assert begin(tmp_path / "s", study, planner) == first and len(asked) == 1
-    begin(tmp_path / "s", study, planner, threads=3)
-    assert asked == [None, first], "other threads, another plan"
-
-
-def test_a_driver_killed_after_it_wrote_the_plan_leaves_a_study_that_can_be_read(
-    declare: Any, tmp_path: Path
-) -> None:
-    study = declare(convmixers=True, seeds=1)
-
-    def planner(former: Plan | None) -> Plan:
-        return plan(study, former=former)
-
-    begin(tmp_path / "s", study, planner)
-    (tmp_path / "s" / "study.yaml").unlink()  # what a kill between the two files leaves
-    assert read_document(tmp_path / "s")["question"] == study.question
-    begin(tmp_path / "s", study, planner)
-    assert load_study(tmp_path / "s") == study
-
-
-def test_hypotheses_that_change_after_results_are_noted_for_good(declare: Any, tmp_path: Path) -> None:
-    stated = {"claim": "?", "better": {"kernel_size": 5}, "worse": {"kernel_size": 3}}
-
-    def started(*hypotheses: Any, **keys: Any) -> Plan:
-        study = declare(
-            convmixers=True, seeds=1, factors={"kernel_size": [3, 5]}, hypotheses=list(hypotheses), **keys
-        )
-        return begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-
-    started()
-    assert started(stated).notes == (), "nothing is finished: they are stated beforehand"
-    run = tmp_path / "s" / "runs" / "kernel-size-3-seed0"
-    run.mkdir(parents=True)
-    (run / "status.json").write_text('{"state": "finished"}')
-    (run / "summary.json").write_text("{}")
-    said = "the hypotheses were changed when 1 of 2 runs were finished: otherwise: '?'"
-    assert started({**stated, "expect": "less"}).notes == (said,)
-    assert started({**stated, "expect": "less"}, question="And?").notes == (said,)
-    assert open_plan(tmp_path / "s").notes == (said,)
-
-
-def test_seeds_added_after_results_are_noted_for_good(declare: Any, tmp_path: Path) -> None:
-    def started(seeds: int) -> Plan:
-        study = declare(convmixers=True, seeds=seeds)
-        return begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-
-    started(1)
-    (first,) = started(2).runs[:1]
-    assert open_plan(tmp_path / "s").notes == (), "nothing is finished"
-    run = tmp_path / "s" / "runs" / first.id
-    run.mkdir(parents=True)
-    (run / "status.json").write_text('{"state": "finished"}')
-    (run / "summary.json").write_text("{}")
-    (said,) = started(4).notes
-    assert said.startswith("runs were added when 1 of 2 runs were finished, now 4: seeds added")
-    assert open_plan(tmp_path / "s").notes == (said,)
-
-
-def test_what_is_different_in_many_runs_is_said_once(declare: Any, tmp_path: Path) -> None:
-    study = declare(convmixers=True, seeds=3)
-    begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-    other = declare(convmixers=True, seeds=3, base={"batch_size": 16})
-    with pytest.raises(UsageError, match=r"begun differently: all 3 runs: batch_size was \d+, now 16; take"):
-        begin(tmp_path / "s", other, lambda former: plan(other, former=former))
-    named = other.model_copy(update={"name": "another"})
-    with pytest.raises(UsageError, match=rf"s holds the study '{study.name}', not 'another'; choose another"):
-        begin(tmp_path / "s", named, lambda former: plan(named, former=former))
-
-
-def test_where_the_pictures_lie_may_change_but_not_the_pictures(declare: Any, tmp_path: Path) -> None:
-    study = declare(convmixers=True)
-    made = begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-    study = study.model_copy(update={"question": "asked anew, so planned anew"})
-    elsewhere = [changed(run, source="/mnt/digits") for run in made]
-    assert begin(tmp_path / "s", study, lambda _: Plan(study, tuple(elsewhere))).digest == made.digest
-    study = study.model_copy(update={"question": "and once more"})
-    others = [changed(run, fingerprint="other") for run in made]
-    with pytest.raises(UsageError, match=r"the pictures in digits are others"):
-        begin(tmp_path / "s", study, lambda _: Plan(study, tuple(others)))
-
-
-def changed(run: PlannedRun, *, source: str = "digits", fingerprint: str | None = None) -> PlannedRun:
-    fields = {name: getattr(run, name) for name in PlannedRun.__dataclass_fields__}
-    fields["config"] = {**run.config, "data": {**run.config["data"], "source": source}}
-    return PlannedRun(**{**fields, "data_fingerprint": fingerprint or run.data_fingerprint})
-
-
-def test_a_driver_that_begins_while_another_does_takes_its_plan(declare: Any, tmp_path: Path) -> None:
-    study = declare(convmixers=True, seeds=1)
-    calls: list[Plan | None] = []
-
-    def planner(former: Plan | None) -> Plan:
-        calls.append(former)
-        if len(calls) == 1:  # the other one begins, and is at work, before this one's plan is made
-            begin(tmp_path / "s", study, lambda other: plan(study, former=other))
-            (tmp_path / "s" / "claims").mkdir()
-        return plan(study, threads=7, former=former)
-
-    assert begin(tmp_path / "s", study, planner).threads is None
-    assert len(calls) == 1 and len(open_plan(tmp_path / "s")) == 1
-
-
-def test_a_folder_of_other_things_is_left_alone(declare: Any, tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "photo.jpg").write_bytes(b"")
-    study = declare(convmixers=True)
-    with pytest.raises(UsageError, match=r"holds other things \(photo.jpg\)"):
-        begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-    assert find_plan(tmp_path / "s") is None
-    with pytest.raises(UsageError, match=r"no plan\.json here"):
-        open_plan(tmp_path / "s")
-
-
-def test_an_edited_plan_is_noticed(declare: Any, tmp_path: Path) -> None:
-    study = declare(convmixers=True)
-    begin(tmp_path / "s", study, lambda former: plan(study, former=former))
-    path = tmp_path / "s" / "plan.json"
-    path.write_text(path.read_text().replace('"epochs": 1,', '"epochs": 2,', 1))
-    with pytest.raises(Exception, match="was edited"):
-        open_plan(tmp_path / "s")
 
 
 def test_settings_reach_the_model_that_is_built(declare: Any) -> None:

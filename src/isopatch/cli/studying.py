@@ -36,7 +36,8 @@ def study_plan(arguments: argparse.Namespace) -> int:
     study = _load(arguments)
 
     def planner(former: Plan | None) -> Plan:
-        threads = _threads(arguments, former, 1)
+        begun = None if former is None else former.threads
+        threads = begun if arguments.threads is None else arguments.threads
         return plan(study, measure=not arguments.no_measure, threads=threads, former=former)
 
     made = (
@@ -57,7 +58,7 @@ def study_run(arguments: argparse.Namespace) -> int:
     if arguments.in_process and (arguments.parallel > 1 or arguments.slurm is not None):
         raise UsageError("--in-process does one run at a time, here; leave out --parallel and --slurm")
     from isopatch.study.driver import run
-    from isopatch.study.folder import begin
+    from isopatch.study.folder import begin, find_plan
     from isopatch.study.rows import write_results
 
     study = _load(arguments)
@@ -66,10 +67,15 @@ def study_run(arguments: argparse.Namespace) -> int:
     def planner(former: Plan | None) -> Plan:
         from isopatch.study.planning import plan  # torch: a study that was begun is gone on with without it
 
-        threads = _threads(arguments, former, arguments.parallel)
-        return plan(study, threads=threads, former=former)
+        return plan(study, threads=_threads(arguments, former, folder), former=former)
 
-    made = begin(folder, study, planner, threads=arguments.threads)
+    made = begin(folder, study, planner, threads=_threads(arguments, find_plan(folder), folder))
+    if arguments.parallel > 1 and any(planned.config["threads"] is None for planned in made):
+        log.warning(
+            "--parallel %d: this study was begun without a number of threads, so each run takes all cores; "
+            "--threads is fixed with the study",
+            arguments.parallel,
+        )
     if arguments.slurm is not None:
         return _submit(arguments, made, folder)
     log.info("%s: %d runs in %s", study.name, len(made), folder)
@@ -135,27 +141,32 @@ def _load(arguments: argparse.Namespace) -> Study:
 
 
 def _folder(arguments: argparse.Namespace, study: Study) -> Path:
-    """Where the study lies: --out, the folder that was named, or studies/NAME (or NAME-small)."""
-    from isopatch.study.folder import PLAN, STUDIES
+    """Where the study lies: --out, the folder that was named, or studies/NAME (or NAME-small).
+
+    The small form of a study.yaml is another study than the folder's, and gets another folder.
+    """
+    from isopatch.study.folder import STUDIES, is_study_folder
 
     if arguments.out is not None:
         return Path(arguments.out)
     named = Path(arguments.study)
     name = f"{study.name}-small" if arguments.small else study.name
-    return named if (named / PLAN).is_file() else STUDIES / name
+    return named if is_study_folder(named) and not arguments.small else STUDIES / name
 
 
-def _threads(arguments: argparse.Namespace, former: Plan | None, parallel: int) -> int | None:
+def _threads(arguments: argparse.Namespace, former: Plan | None, folder: Path) -> int | None:
     """Threads of each run: as asked for, as begun, or this machine's cores shared by the runs at a time."""
+    from isopatch.study.folder import has_begun
+
     if arguments.threads is not None:
         return int(arguments.threads)
-    if former is not None:
+    if former is not None and (former.threads is not None or has_begun(folder)):
         return former.threads
-    if parallel == 1:
+    if arguments.parallel == 1:
         return None
     from isopatch.training.hardware import available_cores
 
-    return max(1, available_cores() // parallel)
+    return max(1, available_cores() // int(arguments.parallel))
 
 
 def _submit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> int:

@@ -24,12 +24,18 @@ BEAT_SECONDS = 10.0
 STALE_SECONDS = 120.0  # without a sign of life from another machine
 _NAME = re.compile(r"(?P<run>.+)\.(?P<number>\d+)\.json")
 
+_KINDS: dict[str, Any] = {
+    "state": str,
+    "machine": str,
+    "pid": int,
+    "started": str | None,
+}  # of what a claim says
 Ending = Literal["done", "failed", "released"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on a run, as read. holder: None where the file could not be read (it is being written)."""
+    """A claim on a run, as read. holder: None where the file is being written, or is no claim (released)."""
 
     run: str
     number: int
@@ -124,11 +130,13 @@ class Claims:
 
     def _read(self, run: str, number: int) -> Claim:
         path = self._path(run, number)
-        try:
+        state: str = "held"
+        holder: dict[str, Any] | None = None
+        with contextlib.suppress(ValueError):  # what is no JSON is being written
             document = json.loads(path.read_bytes())
-            state, holder = document.pop("state"), document
-        except (ValueError, KeyError):
-            state, holder = "held", None
+            ours = isinstance(document, dict) and _KINDS.keys() <= document.keys()
+            ours = ours and all(isinstance(document[key], kind) for key, kind in _KINDS.items())
+            state, holder = (document.pop("state"), document) if ours else ("released", None)
         return Claim(run, number, path, state, holder, path.stat().st_mtime)
 
 

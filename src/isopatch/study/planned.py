@@ -112,15 +112,20 @@ def read_plan(document: Mapping[str, Any], where: Path) -> Plan:
     fields = PlannedRun.__dataclass_fields__
     try:
         if document["format"] != FORMAT:
-            raise IsopatchError(f"{where}: format {document['format']!r}, not {FORMAT}")
+            raise IsopatchError(f"{where}: format {document['format']!r}, not {FORMAT}; {again(where)}")
         runs = tuple(PlannedRun(**{key: run[key] for key in fields}) for run in document["runs"])
         study = Study.model_validate(document["declared"])
         plan = Plan(study, runs, document["threads"], tuple(document["notes"]))
-    except (KeyError, TypeError, ValidationError) as error:
-        raise IsopatchError(f"{where}: damaged ({error!r}); delete it to plan again") from None
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise IsopatchError(f"{where}: damaged ({error!r}); {again(where)}") from None
     if document["digest"] != plan.digest:
-        raise IsopatchError(f"{where}: was edited: its digest is another one; delete it to plan again")
+        raise IsopatchError(f"{where}: was edited: its digest is another one; {again(where)}")
     return plan
+
+
+def again(where: Path) -> str:
+    """What to do about a plan that cannot be read."""
+    return f"delete it, and 'isopatch study run {where.parent}' plans again and keeps what is finished"
 
 
 def with_speeds(plan: Plan, speeds: Mapping[str, float]) -> Plan:

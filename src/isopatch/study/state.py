@@ -10,6 +10,14 @@ from isopatch.study.claims import Claims
 from isopatch.study.folder import open_plan
 from isopatch.study.planned import Plan, PlannedRun, run_path
 
+NUMBER, TEXT = (int, float), (str,)
+SUMMARY: dict[str, tuple[type, ...]] = {  # what the results need of a run's summary
+    **dict.fromkeys(("parameters", "macs", "steps", "seed", "images_seen", "threads"), (int,)),
+    **dict.fromkeys(("seconds", "images_per_second"), NUMBER),
+    **dict.fromkeys(("precision", "kernels", "hardware", "weights_sha256"), TEXT),
+    **dict.fromkeys(("data", "final"), (dict,)),
+}
+DATA: dict[str, tuple[type, ...]] = {"train": (int,), "fingerprint": TEXT}
 CLAIMS, FAILURES, PROBES = "claims", "failures", "probes"
 
 
@@ -49,15 +57,42 @@ def status(folder: str | Path) -> dict[str, Any]:
 
 
 def is_done(folder: Path, plan: Plan, run: PlannedRun) -> bool:
-    """Return whether nothing is left to do for a run: trained, evaluated, probed."""
-    return is_trained(folder, run) and next_probe(folder, plan, run) is None
+    """Return whether nothing is left to do for a run: trained, evaluated, probed, and so what it needs."""
+    if not is_trained(folder, run) or next_probe(folder, plan, run) is not None:
+        return False
+    known = plan.by_id if run.needs else {}
+    return all(is_done(folder, plan, known[need]) for need in run.needs.values())
 
 
 def is_trained(folder: Path, run: PlannedRun) -> bool:
-    """Return whether a run was trained to its end and evaluated."""
-    path = run_path(folder, run.id)
-    told = read_json(path / "status.json") or {}
-    return told.get("state") == "finished" and (path / "summary.json").is_file()
+    """Return whether a run was trained to its end and evaluated, and its summary can be read."""
+    return _has_ended(folder, run.id) and _damage(folder, run.id) is None
+
+
+def _has_ended(folder: Path, run: str) -> bool:
+    told = read_json(run_path(folder, run) / "status.json") or {}
+    return told.get("state") == "finished"
+
+
+def _damage(folder: Path, run: str) -> str | None:
+    """Say what is wrong with the summary of a run that ended; None where all is there that results need."""
+    path = run_path(folder, run) / "summary.json"
+    if not path.is_file():
+        return "is missing"
+    summary = read_json(path)
+    if summary is None:
+        return "cannot be read"
+    lacks = [name for name, kind in SUMMARY.items() if not _is(summary.get(name), kind)]
+    data, final = summary.get("data"), summary.get("final")
+    if isinstance(data, dict):
+        lacks += [f"data.{name}" for name, kind in DATA.items() if not _is(data.get(name), kind)]
+    if isinstance(final, dict):
+        lacks += [f"final.{name}" for name, scores in final.items() if not isinstance(scores, dict)]
+    return f"is damaged (lacks {', '.join(lacks[:3])})" if lacks else None
+
+
+def _is(value: Any, kind: tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def next_probe(folder: Path, plan: Plan, run: PlannedRun) -> str | None:
@@ -77,8 +112,20 @@ def failure_path(folder: Path, run: str) -> Path:
 
 
 def read_failure(folder: Path, run: str) -> dict[str, Any] | None:
-    """Return the record of a run's last failure."""
-    return read_json(failure_path(folder, run))
+    """Return the record of a run's last failure; a run that ended without a sound summary has failed.
+
+    Keys: run, error; those that are recorded have more.
+    """
+    damage = _damage(folder, run) if _has_ended(folder, run) else None
+    if damage is not None:
+        place = run_path(folder, run)
+        error = (
+            f"{place / 'summary.json'} {damage}: delete {place / 'status.json'} and run the study again, "
+            f"which evaluates it anew from its last checkpoint"
+        )
+        return {"run": run, "error": error}
+    record = read_json(failure_path(folder, run))
+    return record if record is None else {"error": "its record cannot be read", **record, "run": run}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
