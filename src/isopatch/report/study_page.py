@@ -55,7 +55,7 @@ def write_study_page(document: Document, out: Path) -> Path:
             "verdicts": [{**verdict, "pill": _PILLS[verdict["outcome"]]} for verdict in analysis["verdicts"]],
             "rows": cell_rows(analysis["cells"]),
             "factors": list(analysis["levels"]),
-            "probes": _probes(analysis["cells"]),
+            "probes": probe_names(analysis["cells"]),
             "costs": COST_HEADS,
             "effects": [_effect(effect, analysis["metric"]) for effect in analysis["effects"]],
             "split": analysis["cells"][0]["split"] if analysis["cells"] else "test",
@@ -117,7 +117,7 @@ def cell_rows(cells: Sequence[Mapping[str, Any]]) -> list[CellRow]:
         return round(100 * min(1.0, max(0.0, share)), 2)
 
     metric = metric_of("top1")
-    probes = _probes(cells)
+    probes = probe_names(cells)
     rows = []
     for cell in cells:
         summary = cell["top1"]
@@ -147,6 +147,11 @@ def cell_rows(cells: Sequence[Mapping[str, Any]]) -> list[CellRow]:
     return rows
 
 
+def probe_names(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of the probes that all runs of some cell have."""
+    return list(dict.fromkeys(name for cell in cells for name in cell["probes"]))
+
+
 def _chart(plot: Plot) -> Chart:
     return Chart(plot.title, to_page(plot), plot.note)
 
@@ -157,10 +162,6 @@ def _ends(interval: Sequence[float] | None) -> str:
         return MISSING
     low, high = max(0.0, interval[0]), min(1.0, interval[1])
     return f"{100 * low:.2f} to {100 * high:.2f} %"
-
-
-def _probes(cells: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for cell in cells for name in cell["probes"]))
 
 
 def _effect(effect: Mapping[str, Any], column: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from isopatch.errors import UsageError
+from isopatch.report.study_markdown import study_markdown
 from isopatch.report.study_page import cell_rows, study_plots, write_study_page
 from isopatch.study.analyse import analyse
 from isopatch.study.export import write_export
@@ -213,6 +214,23 @@ def test_learning_curves_come_from_the_run_folders(table, document, tmp_path):
     assert len(built["curves"]) == 6
     assert built["curves"][0]["images"] == [320.0, 640.0, 960.0]
     assert [plot.name for plot in study_plots(built)["curves"]] == ["curves"]
+
+
+def test_the_exported_page_reads_well(table, document):
+    for row in table:
+        row["probe.knn.k-10"] = 0.25
+    built = document(table[:-1], running=1)
+    built["question"] += "\n"
+    built["analysis"]["verdicts"][0]["claim"] += "."
+    text = study_markdown(built)
+    assert "\n\n\n" not in text and ".." not in text and text.endswith("```\n")
+    assert "- **Five beats three.** Not" in text and "- **Six beats three.** Not certain" in text
+    blocks = text.split("\n\n")
+    assert blocks[:2] == ["# kernels", "Do <large> kernels help?"] and blocks[3] == "## Verdicts"
+    assert blocks[2].startswith("> This study is not complete") and "\n>\n> Cells have 2 to 3" in blocks[2]
+    head, _, first, *_ = next(block for block in blocks if block.startswith("| kernel_size")).splitlines()
+    assert "| test top-1 |" in head and head.endswith("| training time | probe.knn.k-10 |")
+    assert first.endswith("| 25.00 % |") and head.count("|") == first.count("|")
 
 
 @pytest.mark.parametrize(
