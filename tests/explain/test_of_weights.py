@@ -1,6 +1,7 @@
 """Every explanation for every kind of model: it is drawn, or it says why not; no NaN, no warning."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -170,6 +171,18 @@ def test_two_other_models_stand_in_the_same_plot(context):
     assert list(figure.data) == ["it", "the other"]
     assert "the second has no part that mixes places" in figure.caption
     assert {one.name for one in EXPLANATIONS if one.compares} == {"attention-distance", "similarity"}
+
+
+@pytest.mark.parametrize("names", [["it", "b", "c"], ["it", "x" * 60, "y" * 60]])
+def test_the_legend_stands_inside_the_figure(context, names):
+    model = convmixer(**COMMON, kernel_size=3, image_size=16)
+    make = {explanation.name: explanation.make for explanation in EXPLANATIONS}["attention-distance"]
+    options = {"second": model, "second_name": names[2]}
+    sample = torch.randn(2, 3, 16, 16)
+    (figure,) = make(context(model, sample=sample, other=model, other_name=names[1], options=options))
+    for name in names:
+        (x, y) = re.search(rf'x="([-\d.]+)" y="([-\d.]+)"[^>]*>{name}<', figure.svg).groups()
+        assert float(x) > 0 and float(y) > 6, name
 
 
 def test_kernels_of_one_place_look_as_far_as_an_identity(context):

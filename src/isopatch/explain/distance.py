@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PICTURES = 128
 BATCH = 16
+ROW = 80  # letters of names that a row of the legend holds
 POINTS = 32  # more units than these are drawn as a range
 _HOW = (
     "Parts without attention: their fixed weights, absolute values normalised per query. A point is a "
@@ -129,6 +130,9 @@ def _left_out(context: Context) -> str:
 
 def _drawn(models: list[tuple[str, list[Layer]]]) -> str:
     together = len(models) > 1
+    # One row of names where they fit beside each other, otherwise a row for each.
+    fits = sum(len(name) + 6 for name, _ in models) <= ROW
+    rows = (1 if fits else len(models)) if together else 0
 
     def draw(axes: Axes) -> None:
         for index, (name, layers) in enumerate(models):
@@ -151,12 +155,13 @@ def _drawn(models: list[tuple[str, list[Layer]]]) -> str:
         if together:
             axes.set_xlim(-2, 102)
             axes.set_xlabel("depth, % of the blocks")
-            axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=2, borderaxespad=0.1)
+            axes.legend(loc="lower right", bbox_to_anchor=(1.01, 1.0), ncols=len(models) // rows,
+                        borderaxespad=0.1)  # fmt: skip
         else:
             axes.set_xlabel("block")
             axes.locator_params(axis="x", integer=True)
 
-    return chart(draw, title="Distance by depth", height=3.4, legend=together)
+    return chart(draw, title="Distance by depth", height=3.2 + 0.2 * max(rows, 1), legend=rows)
 
 
 def _draw_uniform(axes: Axes, layers: list[Layer], colour: str, *, share: bool) -> None:

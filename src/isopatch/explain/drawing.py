@@ -36,12 +36,12 @@ def plain(values: Values) -> list[Any]:
 
 
 def chart(
-    draw: Callable[[Axes], None], *, title: str, height: float = 3.0, legend: bool = False, left: float = 0.09
+    draw: Callable[[Axes], None], *, title: str, height: float = 3.0, legend: int = 0, left: float = 0.09
 ) -> str:
-    """Return a chart of one pair of axes. legend: leave room above it. left: room for the y axis, of 1."""
+    """Return a chart of one pair of axes. legend: its rows, room above. left: room for the y axis, of 1."""
 
     def on(figure: Figure) -> None:
-        top = 1 - (0.34 if legend else 0.12) / height
+        top = 1 - (0.12 + 0.22 * legend) / height
         figure.subplots_adjust(left=left, right=0.985, bottom=0.5 / height, top=top)
         draw(figure.add_subplot())
 
