@@ -17,6 +17,7 @@ import pytest
 from tests.study.stand_in import SUMMARY
 
 from isopatch.errors import UsageError
+from isopatch.study import jobs
 from isopatch.study.claims import Claims
 from isopatch.study.driver import chosen
 from isopatch.study.folder import begin, open_plan
@@ -319,3 +320,24 @@ def test_a_run_that_another_driver_took_over_is_left_to_it(folder: Path, start: 
     assert claims.alive(former) and claims.take("before-first-seed0", former)
     wait_for(lambda: process.poll() is not None or journal(folder)["begin", "free-seed0"] > 0)
     assert journal(folder)["end", "before-first-seed0"] == 0, "the driver let go of it"
+
+
+def test_the_last_error_is_the_runs_own(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("a warning\nisopatch: error: first\nisopatch: error: the loss is not finite\nand a word\n")
+    assert jobs.last_error(log, 1) == "the loss is not finite"
+    log.write_text("Traceback\nSegmentation fault\n")
+    assert jobs.last_error(log, 1) == "Segmentation fault"
+    assert jobs.last_error(log, -11).startswith("killed by SIGSEGV; its last words: Segmentation fault")
+    log.write_text("")
+    assert jobs.last_error(log, 1) == "exit code 1, and not a word"
+
+
+def test_what_an_earlier_attempt_said_is_not_this_ones_error(tmp_path: Path) -> None:
+    """A clash of an earlier attempt would have a run that crashes tried again for ever."""
+    log = tmp_path / "log.txt"
+    log.write_text(f"isopatch: error: {jobs.IN_USE}\n")
+    before = log.stat().st_size
+    log.write_text(log.read_text() + "Traceback\nKeyError: 'x'\n")
+    assert jobs.last_error(log, 1, before) == "KeyError: 'x'"
+    assert jobs.IN_USE in jobs.last_error(log, 1), "the control"

@@ -16,7 +16,7 @@ import yaml
 
 from isopatch.cli import main
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.study import jobs, slurm
+from isopatch.study import slurm
 from isopatch.study.report import read_document
 from isopatch.study.rows import CLOCK, digest, table, write_results
 from isopatch.study.slurm import slurm_settings
@@ -152,6 +152,81 @@ def test_a_failing_run_is_recorded_with_its_own_words(isopatch: Command) -> None
     assert "step" in error and not error.startswith("isopatch")
     assert pq.read_table("studies/mine/results.parquet").num_rows == 1
     assert isopatch("study", "run", "mine.yaml", "--in-process")[1]["failed"] == 1
+
+
+def test_a_study_that_was_planned_is_changed_run_and_planned_again(isopatch: Command) -> None:
+    assert isopatch("study", "plan", "mine.yaml", "--out", "own", "--no-measure")[0] == 0
+    folder = Path("own")
+    declared = yaml.safe_load((folder / "study.yaml").read_text())
+    declared["equal"] = {"images": 1280}
+    (folder / "study.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    code, ended, errors = isopatch("study", "run", "own", "--in-process")
+    assert code == 0 and (ended["folder"], ended["done"]) == ("own", 4), errors
+    run = "start-warm_data-fraction-0.5-seed0"
+    assert json.loads((folder / "runs" / run / "summary.json").read_text())["steps"] == 10
+
+    claims = sorted(path.name for path in (folder / "claims").iterdir())
+    (folder / "plan.json").write_text("{")
+    code, _, errors = isopatch("study", "run", "own", "--in-process")
+    assert code == 1 and "plan.json: damaged; delete it, and 'isopatch study run own' plans again" in errors
+    (folder / "plan.json").unlink()
+    code, ended, errors = isopatch("study", "run", "own", "--in-process")
+    assert code == 0 and (ended["folder"], ended["done"]) == ("own", 4), errors
+    assert sorted(path.name for path in (folder / "claims").iterdir()) == claims, "nothing ran again"
+    assert not Path("studies").exists()
+
+    declared["equal"] = {"images": 640}
+    (folder / "study.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    code, _, errors = isopatch("study", "run", "own", "--in-process")
+    assert code == 2 and "steps was 10, now 5" in errors, "runs have begun"
+    (folder / "plan.json").unlink()
+    code, _, errors = isopatch("study", "run", "own", "--in-process")
+    assert code == 2 and "steps was 10, now 5" in errors, "the runs say so too"
+
+    path = folder / "runs" / run / "summary.json"
+    declared["equal"] = {"images": 1280}
+    (folder / "study.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    whole = json.loads(path.read_text())
+    path.write_text("{}")
+    code, ended, _ = isopatch("study", "run", "own", "--in-process")
+    assert (code, ended["done"], ended["failed"]) == (1, 3, 1)
+    (path.parent / "status.json").unlink()
+    code, ended, errors = isopatch("study", "run", "own", "--in-process")
+    assert (code, ended["done"], ended["failed"]) == (0, 4, 0), errors
+    again = json.loads(path.read_text())
+    assert (again["final"], again["weights_sha256"]) == (whole["final"], whole["weights_sha256"])
+
+
+def test_runs_at_a_time_share_the_cores_of_a_study_that_was_only_planned(
+    isopatch: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from isopatch.training import hardware
+
+    base = {key: value for key, value in STUDY["base"].items() if key != "threads"}  # type: ignore[attr-defined]
+    small = {"question": "?", "base": base, "factors": {}, "seeds": 2, "equal": {"images": 640}}
+    Path("mine.yaml").write_text(yaml.safe_dump(small))
+    monkeypatch.setattr(hardware, "available_cores", lambda: 8)
+
+    def ran(folder: str, parallel: int) -> list[Any]:
+        arguments = ("mine.yaml", "--out", folder, "--max-minutes", "1e-9", f"--parallel={parallel}")
+        code, _, errors = isopatch("study", "run", *arguments)
+        assert code == 75, errors
+        plan = json.loads((Path(folder) / "plan.json").read_text())
+        return [plan["threads"], *(run["config"]["threads"] for run in plan["runs"])]
+
+    assert isopatch("study", "plan", "mine.yaml", "--no-measure", "--out", "planned")[0] == 0
+    assert ran("planned", 4) == [2, 2, 2]
+    assert ran("planned", 2) == [2, 2, 2], "it is kept"
+    assert ran("alone", 1) == [None] * 3
+    assert ran("alone", 2) == [4] * 3, "no run has begun"
+    assert ran("begun", 1) == [None] * 3
+    (Path("begun") / "claims").mkdir()
+    (Path("begun") / "claims" / "base-seed0.1.json").write_text("{}")
+    assert "so each run takes all cores" not in caplog.text
+    assert ran("begun", 2) == [None] * 3
+    assert (
+        "--parallel 2: this study was begun without a number of threads, so each run takes all" in caplog.text
+    )
 
 
 def test_words_for_people(isopatch: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,24 +381,3 @@ def test_two_queued_drivers_do_a_study(isopatch: Command, monkeypatch: pytest.Mo
         assert time.monotonic() < deadline
         time.sleep(1)
     assert not (Path("studies/mine") / "failures").exists()
-
-
-def test_the_last_error_is_the_runs_own(tmp_path: Path) -> None:
-    log = tmp_path / "log.txt"
-    log.write_text("a warning\nisopatch: error: first\nisopatch: error: the loss is not finite\nand a word\n")
-    assert jobs.last_error(log, 1) == "the loss is not finite"
-    log.write_text("Traceback\nSegmentation fault\n")
-    assert jobs.last_error(log, 1) == "Segmentation fault"
-    assert jobs.last_error(log, -11).startswith("killed by SIGSEGV; its last words: Segmentation fault")
-    log.write_text("")
-    assert jobs.last_error(log, 1) == "exit code 1, and not a word"
-
-
-def test_what_an_earlier_attempt_said_is_not_this_ones_error(tmp_path: Path) -> None:
-    """A clash of an earlier attempt would have a run that crashes tried again for ever."""
-    log = tmp_path / "log.txt"
-    log.write_text(f"isopatch: error: {jobs.IN_USE}\n")
-    before = log.stat().st_size
-    log.write_text(log.read_text() + "Traceback\nKeyError: 'x'\n")
-    assert jobs.last_error(log, 1, before) == "KeyError: 'x'"
-    assert jobs.IN_USE in jobs.last_error(log, 1), "the control"

@@ -224,16 +224,18 @@ def _recovered(folder: Path, plan: Plan) -> Plan:
 
 
 def _as_begun(folder: Path, run: PlannedRun) -> PlannedRun | None:
-    """A run as its own folder says it was begun; None where it was not."""
-    path = run_path(folder, run.id) / "config.yaml"
-    if not path.is_file():
+    """A run as it was begun, by what it was told to do, or by its own record; None where it was not."""
+    own = run_path(folder, run.id) / "config.yaml"
+    told = folder / "configs" / f"{run.id}.yaml"
+    path = told if told.is_file() else own
+    if not own.is_file():
         return None
     try:
         config = read_plain(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise IsopatchError(f"{path}: cannot be read; delete the folder {path.parent} to have it run again")
+        raise IsopatchError(f"{path}: cannot be read; delete the folder {own.parent} to have it run again")
     return replace(run, config=_named_needs(config, {need: name for name, need in run.needs.items()}))
 
 
