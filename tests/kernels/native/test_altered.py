@@ -136,6 +136,16 @@ def test_hooks_on_what_a_twin_would_replace_keep_it(native: NativeLibrary, archi
 
 
 @ARCHITECTURES
+def test_blocks_with_a_forward_of_their_own_have_no_twin(native: NativeLibrary, architecture: str) -> None:
+    model = build(architecture).eval()
+    given, grid = tokens(architecture), GRIDS[architecture]
+    model.blocks.forward = lambda tokens, grid: 2 * tokens
+    swapped = swap(model, kernels="native", precision="fp32")
+    assert "blocks: Blocks has a forward of its own" in swapped.kept
+    assert torch.equal(model.blocks(given, grid), 2 * given)
+
+
+@ARCHITECTURES
 def test_activations_norms_and_eps_may_change(native: NativeLibrary, architecture: str) -> None:
     plain, twin = both(architecture)
     given, grid = tokens(architecture), GRIDS[architecture]

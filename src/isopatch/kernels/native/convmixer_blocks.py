@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from isopatch.kernels.convmixer_fit import geometry, unfit_depthwise
+from isopatch.kernels.convmixer_fit import unfit_blocks
+from isopatch.kernels.fallback import CPU
 from isopatch.kernels.native import convmixer, norms
 from isopatch.kernels.native.convmixer import Fixed
 from isopatch.kernels.native.fallback import (
     NOTHING,
-    WEIGHTS,
     altered,
     hooked,
     in_memory,
@@ -26,7 +26,7 @@ from isopatch.kernels.native.fallback import (
 from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NO_TENSOR, NativeLibrary, loaded
 from isopatch.kernels.native.native_twin import NativeBlocks
-from isopatch.kernels.native.shape import Shape, activation_number, known_activation
+from isopatch.kernels.native.shape import Shape, known_activation
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
@@ -37,43 +37,14 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of `Blocks` that are all ConvMixer's."""
     if type(module) is not Blocks or not any(isinstance(block, ConvMixerBlock) for block in module):
         return None
-    reason = "the blocks have hooks" if hooked(module) else unfit(module)
+    reason = "the blocks have hooks" if hooked(module) else altered(module, (Blocks,), NOTHING)
+    reason = reason or unfit(module)
     return NativeConvMixerBlocks(module, precision, loaded()) if reason is None else Unfit(reason)
 
 
 def unfit(blocks: nn.Module) -> str | None:
     """Say why the passes cannot do what these blocks do, or None where they can."""
-    dim = None
-    for block in blocks._modules.values():
-        reason = altered(cast(nn.Module, block), (ConvMixerBlock,), NOTHING)
-        if reason is None:
-            reason = _unfit(cast(ConvMixerBlock, block))
-        if reason is not None:
-            return reason
-        own = cast(ConvMixerBlock, block).pointwise.out_channels
-        if dim not in (None, own):
-            return f"the blocks have {dim} and {own} channels"
-        dim = own
-    return None if dim else "there are no blocks"
-
-
-def _unfit(block: ConvMixerBlock) -> str | None:
-    pointwise = block.pointwise
-    dim = pointwise.out_channels
-    reason = unfit_depthwise(block.pad, block.depthwise, dim) or altered(pointwise, (nn.Conv2d,), WEIGHTS)
-    if reason is not None:
-        return reason
-    if pointwise.bias is None:
-        return "a convolution has no bias"
-    plain = geometry(pointwise) == ((1, 1), (1, 1), (0, 0), 1, "zeros")
-    if not plain or pointwise.weight.shape != (dim, dim, 1, 1):
-        return "a convolution is not as ConvMixer has it"
-    if activation_number(block.activation) is None:
-        return f"the activation {block.activation} is neither exact GELU nor ReLU"
-    reason = altered(block.activation, (nn.GELU, nn.ReLU), NOTHING)
-    for norm in (block.depthwise_norm, block.pointwise_norm):
-        reason = reason or norms.unfit(norm, dim)
-    return reason
+    return unfit_blocks(blocks, CPU)
 
 
 class NativeConvMixerBlocks(NativeBlocks):

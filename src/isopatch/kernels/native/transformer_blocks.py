@@ -31,7 +31,8 @@ def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
     """Return the twin of `Blocks` that are all pre-norm attention and MLP."""
     if type(module) is not Blocks or not len(module) or not all(_is_transformer(block) for block in module):
         return None
-    reason = "the blocks have hooks" if hooked(module) else unfit(module)
+    reason = "the blocks have hooks" if hooked(module) else altered(module, (Blocks,), NOTHING)
+    reason = reason or unfit(module)
     return NativeTransformerBlocks(module, precision, loaded()) if reason is None else Unfit(reason)
 
 
