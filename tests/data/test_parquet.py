@@ -13,11 +13,8 @@ import pytest
 from PIL import Image
 
 from isopatch.data.open import open_data
-from isopatch.data.source import file_name_of
 from isopatch.data.sources import parquet
 from isopatch.data.sources.parquet import ParquetSource, find_shards, open_parquet
-from isopatch.data.sources.relabel import relabel
-from isopatch.data.sources.subset import Subset
 from isopatch.data.stored import RawData
 from isopatch.errors import IsopatchError, UsageError
 from isopatch.image.decode import DecodeError
@@ -90,20 +87,6 @@ def shards(tmp_path: Path) -> Path:
     write(root / "train-00001-of-00002.parquet", range(10, 17), [i % 3 for i in range(10, 17)])
     write(root / "test-00000-of-00001.parquet", range(100, 105), [2, 2, 1, 0, 1])
     return root
-
-
-def test_file_names_are_those_of_the_rows(shards: Path) -> None:
-    """Through views too; `name` stays the row's. The cache holds none: they are read from the files."""
-    train = opened(shards).train
-    assert isinstance(train, ParquetSource)
-    expected = [f"{i}.png" for i in (*range(10), *range(7))]
-    assert [train.file_name(i) for i in range(17)] == expected
-    assert train.name(11) == "train-00001-of-00002.parquet:1"
-    view = relabel(Subset(train, np.array([12, 3])), (*train.classes, "more"), where="here")
-    assert [file_name_of(view, i) for i in range(2)] == ["2.png", "3.png"]
-    write(shards.parent / "plain.parquet", range(3), [0, 1, 2], struct=False)
-    plain = opened(shards.parent / "plain.parquet").train
-    assert plain is not None and file_name_of(plain, 0) is None
 
 
 def test_pictures_labels_and_names_are_right(shards: Path) -> None:
