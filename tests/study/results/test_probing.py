@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.study.stand_in import SUMMARY
 
 from isopatch.cli.parser import build_parser
 from isopatch.study.jobs import next_job
@@ -27,7 +28,7 @@ def probed(tmp_path):
         path = tmp_path / "runs" / run.id
         path.mkdir(parents=True)
         (path / "status.json").write_text('{"state": "finished"}')
-        (path / "summary.json").write_text(json.dumps(summary))
+        (path / "summary.json").write_text(json.dumps({**SUMMARY, **summary}))
         job = next_job(tmp_path, Plan(study, (run,)), run)
         assert job is not None and job.name == "probe knn"
         return build_parser().parse_args(job.arguments)
@@ -42,6 +43,7 @@ def test_a_probe_runs_where_its_run_trained_and_in_float32(probed):
     assert (options.bad, options.workers, options.data, options.json) == ("skip", 2, "digits", True)
 
 
-def test_control_without_a_record_eval_takes_its_own(probed):
-    options = probed({})
-    assert (options.device, options.threads, options.kernels) == ("cpu", None, "auto")
+def test_control_another_run_is_probed_otherwise(probed):
+    """Of a device nothing is said by a run of an older version: eval takes its own."""
+    options = probed({"kernels": "plain"})
+    assert (options.device, options.threads, options.kernels) == ("cpu", 1, "plain")

@@ -88,7 +88,13 @@ def secret(tmp_path):
             "final": {split: {"top1": top1} for split in ("val", "test")},
             "data": {"train": 1, "fingerprint": "x"},
             **{"seed": run.seed, "images_seen": 1, "seconds": 1.0 + number, "precision": "fp32"},
-            **{"kernels": "plain", "threads": 1, "hardware": "a machine", "weights_sha256": "0"},
+            **{
+                "images_per_second": 1.0,
+                "kernels": "plain",
+                "threads": 1,
+                "hardware": "a machine",
+                "weights_sha256": "0",
+            },
         }
         evaluated = [{"kind": "eval", "step": step, "weights": "model", "top1": top1} for step in (1, 2)]
         (path / "status.json").write_text('{"state": "finished"}')
