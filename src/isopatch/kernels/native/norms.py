@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from isopatch.errors import UsageError
-from isopatch.kernels.convmixer_fit import unfit_norm
 from isopatch.kernels.native.library import NativeLibrary, floats
 
 LANES = 32  # channels are padded to multiples of this
@@ -64,11 +63,6 @@ class Statistics:
 def uses_batch(norm: nn.BatchNorm2d) -> bool:
     """Whether it normalises by the batch's own statistics."""
     return norm.training or norm.running_mean is None
-
-
-def unfit(norm: nn.Module, dim: int) -> str | None:
-    """Say why the passes cannot be this norm over `dim` channels, or None where they can."""
-    return unfit_norm(norm, dim)
 
 
 def fixed(norm: nn.BatchNorm2d) -> Norm:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from isopatch.kernels.convmixer_fit import unfit_norm
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.fallback import (
     NOTHING,
@@ -68,7 +69,7 @@ def unfit(module: nn.Module) -> str | None:
         )
     if activation_number(stem.activation) is None:
         return f"the activation {stem.activation} is neither exact GELU nor ReLU"
-    return altered(stem.activation, (nn.GELU, nn.ReLU), NOTHING) or norms.unfit(stem.norm, proj.out_channels)
+    return altered(stem.activation, (nn.GELU, nn.ReLU), NOTHING) or unfit_norm(stem.norm, proj.out_channels)
 
 
 def _takes(stem: PatchStem, x: Tensor) -> bool:
