@@ -65,8 +65,9 @@ def main() -> int:
     jobs = [(arm, seed) for seed in range(given.seed, given.seed + given.seeds) for arm in runs]
     _prepare(given, folder)
     with ThreadPoolExecutor(given.parallel) as pool:
+        in_turn = pool.map if given.parallel > 1 else map
         for (arm, seed), result in zip(
-            jobs, pool.map(lambda job: _run(given, folder, *job), jobs), strict=True
+            jobs, in_turn(lambda job: _run(given, folder, *job), jobs), strict=True
         ):
             runs[arm].append(result)
             print(

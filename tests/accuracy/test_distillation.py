@@ -9,23 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from isopatch.api import configure, train
 
 ROOT = Path(__file__).parents[2]
+SMALL = ("--image-size", "8", "--patch", "2", "--epochs", "1", "--seeds", "1")
 
 
-def script(folder: Path, *arguments: str, after: tuple[str, ...] = ()) -> dict:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    small = ["--data", "digits", "--image-size", "8", "--patch", "2", "--epochs", "1", "--seeds", "1"]
-    where = ["--folder", str(folder / "runs"), "--out", str(folder / "result.json")]
-    command = [sys.executable, "-m", "benchmarks.accuracy.distillation", *arguments, *small, *where, *after]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result: dict = json.loads((folder / "result.json").read_text())
-    return result
-
-
-def test_token_distillation_and_fine_tuning_with_both_heads(tmp_path: Path) -> None:
+def test_token_distillation_and_fine_tuning_with_both_heads(script, tmp_path: Path) -> None:
     sizes = {"dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "image_size": 8}
     settings = {f"model.{key}": value for key, value in sizes.items()} | {"epochs": 1, "data.val_fraction": 0}
     train(
@@ -33,7 +25,8 @@ def test_token_distillation_and_fine_tuning_with_both_heads(tmp_path: Path) -> N
     )
 
     arms = ("--arms", "hard + token", "--teacher", str(tmp_path / "teacher"), "--finetune", "12")
-    result = script(tmp_path, "deit", *arms)
+    code, result = script("distillation", "deit", *SMALL, *arms, "--parallel", "1")
+    assert code == 0
     (taught,) = result["runs"]["hard + token"]
     (tuned,) = result["runs"]["hard + token at 12"]
     assert taught["distillation"]["cache"]["bytes_per_picture"] > 40
@@ -45,13 +38,14 @@ def test_token_distillation_and_fine_tuning_with_both_heads(tmp_path: Path) -> N
         "agreement",
     }
     shutil.rmtree(folder)  # as if it had been interrupted before it began
-    again = script(tmp_path, "deit", *arms)
+    _, again = script("distillation", "deit", *SMALL, *arms, "--parallel", "1")
     assert again["runs"]["hard + token"] == result["runs"]["hard + token"]
     assert again["runs"]["hard + token at 12"][0]["weights_sha256"] == tuned["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_vit_against_a_convnet_as_the_teacher_over_two_epochs(tmp_path: Path) -> None:
-    """DeiT's table 2 as arguments of the script: a cache for each teacher, two epochs."""
+    """DeiT's table 2 as arguments of the script: a cache for each teacher, two epochs, two runs at a time."""
     sizes = {"dim": 8, "depth": 1, "patch_size": 2, "image_size": 8}
     for model, own in {"convmixer": {"kernel_size": 3}, "vit": {"num_heads": 2}}.items():
         settings = {f"model.{key}": value for key, value in (sizes | own).items()}
@@ -59,7 +53,13 @@ def test_a_vit_against_a_convnet_as_the_teacher_over_two_epochs(tmp_path: Path) 
         train(configure(model=model, recipe="small", settings=settings), out=tmp_path / model, quiet=True)
 
     teachers = ("--teacher", str(tmp_path / "convmixer"), "--other-teacher", str(tmp_path / "vit"))
-    result = script(tmp_path, "convmixer", "--arms", "hard", *teachers, after=("--epochs", "2"))
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    where = ("--data", "digits", "--folder", str(tmp_path / "runs"), "--out", str(tmp_path / "result.json"))
+    command = [sys.executable, "-m", "benchmarks.accuracy.distillation", "convmixer", "--arms", "hard"]
+    command += [*teachers, *where, *SMALL, "--epochs", "2"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
     assert list(result["runs"]) == ["hard", "hard by the other teacher"]
     assert {run["epochs"] for runs in result["runs"].values() for run in runs} == {2}
     caches = [tmp_path / "runs" / name / "cache.json" for name in ("cache", "cache-other")]

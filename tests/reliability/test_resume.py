@@ -34,7 +34,8 @@ def test_killed_in_a_save_with_workers_and_resumed(tmp_path, unbroken):
     made = resume_kills.Reference(CONVMIXER, EPOCHS, 5, 3.0, unbroken(CONVMIXER))
     outcome = resume_kills.survive(tmp_path, "x", made, [resume_kills.Kill(0.3, in_save=True)], seed=0)
     assert outcome.identical, (outcome.differing, outcome.error)
-    assert [kill.phase for kill in outcome.kills] == ["save"]
+    (kill,) = outcome.kills
+    assert kill.phase in ("save", "after the save's rename")  # which may come between the look and the signal
 
 
 @pytest.mark.parametrize("forget", [False, True])

@@ -258,29 +258,30 @@ def test_only_takes_what_is_named_and_what_that_needs(folder: Path, start: Start
     assert code == 0 and worked_on == ["before-first-seed0", "waits-seed0", "free-seed2"]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "cannot be read"),
-        ("[1]", "cannot be read"),
-        (None, "is missing"),
-        ("{}", "is damaged (lacks parameters, macs, steps)"),
-        (json.dumps({**SUMMARY, "final": {"test": 3}}), "is damaged (lacks final.test)"),
-        (json.dumps({**SUMMARY, "data": {"train": 1}}), "is damaged (lacks data.fingerprint)"),
-    ],
-)
-def test_a_damaged_summary_is_a_failure_that_says_what_to_do(
-    folder: Path, start: Start, text: str | None, said: str
-) -> None:
+DAMAGED = {
+    "": "cannot be read",
+    "[1]": "cannot be read",
+    None: "is missing",
+    "{}": "is damaged (lacks parameters, macs, steps)",
+    json.dumps({**SUMMARY, "final": {"test": 3}}): "is damaged (lacks final.test)",
+    json.dumps({**SUMMARY, "data": {"train": 1}}): "is damaged (lacks data.fingerprint)",
+}
+
+
+def test_a_damaged_summary_is_a_failure_that_says_what_to_do(folder: Path, start: Start) -> None:
     assert finish(start(folder, parallel=3))[0] == 0
     assert counts(folder) == (RUNS, RUNS, 0, 0), "control: a sound one is none"
     run = folder / "runs" / "before-first-seed0"
-    (run / "summary.json").unlink() if text is None else (run / "summary.json").write_text(text)
-    assert counts(folder) == (RUNS, RUNS - 2, 1, 0), "what stands on it is not done either"
-    rows = {row["run"]: row for row in status(folder)["runs"]}
-    error = rows["before-first-seed0"]["error"]
-    assert error.startswith(f"{run / 'summary.json'} {said}: delete {run / 'status.json'} and run")
-    assert len(table(folder)) == RUNS - 2, "the results are those of the others"
+    sound = (run / "summary.json").read_text()
+    for text, said in DAMAGED.items():
+        (run / "summary.json").unlink() if text is None else (run / "summary.json").write_text(text)
+        assert counts(folder) == (RUNS, RUNS - 2, 1, 0), "what stands on it is not done either"
+        rows = {row["run"]: row for row in status(folder)["runs"]}
+        error = rows["before-first-seed0"]["error"]
+        assert error.startswith(f"{run / 'summary.json'} {said}: delete {run / 'status.json'} and run")
+        assert len(table(folder)) == RUNS - 2, "the results are those of the others"
+        (run / "summary.json").write_text(sound)
+    (run / "summary.json").unlink()
     assert finish(start(folder)) == (1, []), "it is not passed over in silence"
     (run / "status.json").unlink()
     assert finish(start(folder)) == (0, ["before-first-seed0"])

@@ -28,6 +28,7 @@ def test_kernels_compile_without_spilling(tmp_path: Path) -> None:
     assert any(row["tensor_core_products"] for row in rows)
 
 
+@pytest.mark.slow
 def test_the_speed_benchmark_runs_in_the_interpreter(tmp_path, monkeypatch, capsys) -> None:
     result = tmp_path / "speed.json"
     monkeypatch.setattr(sys, "argv", ["speed_gpu", "--dry", "--n", "1", "--out", str(result)])
