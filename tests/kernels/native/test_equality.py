@@ -94,6 +94,7 @@ def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> Non
         (160, 7, 2, 16, 40, 2),  # wider than a row of sums, no multiple of a panel
         (256, 5, 2, 16, 16, 5),  # several chunks of rows and groups of pictures
         (130, 15, 1, 20, 3, 3),  # narrower than the kernel, padded channels
+        (16, 3, 1, 32, 32, 38),  # rows enough for more than a few groups of a weight's gradient
     ],
 )
 def test_larger_models_equal_the_plain_modules(

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.library import NativeLibrary, floats
 from isopatch.kernels.native.norms import Norm, known, pad_last, padded
-from isopatch.kernels.native.shape import CHUNK, WEIGHT_SUMS, Shape, known_activation
+from isopatch.kernels.native.shape import CHUNK, FEW_GROUPS, Shape, known_activation, weight_groups
 from isopatch.models.convmixer import ConvMixerBlock
 
 
@@ -218,7 +218,7 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
         w = here.weights
         norm2 = norms.finish_gradient(lib, here.norm2, sums, count)
         gy, sums = shape.empty(), floats(shape.chunks, 2, size)
-        groups = max(1, min(shape.chunks, 8, WEIGHT_SUMS // (4 * size * size)))
+        groups = weight_groups(shape.rows, shape.chunks, 4 * size * size)
         matrix = floats(groups, size, size)
         pointwise_bias = floats(shape.chunks, size)
         lib.call(
@@ -243,7 +243,7 @@ def backward(lib: NativeLibrary, shape: Shape, g: Tensor, kept: list[Kept]) -> t
             bias_sums=pointwise_bias,
         )
         norm1 = norms.finish_gradient(lib, here.norm1, sums, count)
-        groups = min(shape.images, 8)
+        groups = min(shape.images, FEW_GROUPS)  # times the blocks of channels
         taps, depthwise_bias = floats(groups, w.kernel**2, size), floats(groups, size)
         g, sums = shape.empty(), floats(shape.images, 2, size)
         lib.call(

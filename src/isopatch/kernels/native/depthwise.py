@@ -19,12 +19,11 @@ from isopatch.kernels.native.fallback import NOTHING, altered, in_memory, served
 from isopatch.kernels.native.library import NativeLibrary, floats, loaded
 from isopatch.kernels.native.native_twin import NativeTwin
 from isopatch.kernels.native.norms import pad_last, padded
-from isopatch.kernels.native.shape import Shape
+from isopatch.kernels.native.shape import FEW_GROUPS, Shape
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.layout import Grid, as_map, as_tokens
 from isopatch.nn.token_mixers import Depthwise
 
-GROUPS = 8  # partial sums of the weight's gradient
 SMALLEST_KERNEL = 4  # below, PyTorch's gradients are as fast (measured)
 
 
@@ -114,7 +113,7 @@ def _gradients(
     lib: NativeLibrary, shape: Shape, tokens: Tensor, weight: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     dim, kernel, size = tokens.shape[2], weight.shape[-1], shape.channels
-    groups = min(shape.images, GROUPS)
+    groups = min(shape.images, FEW_GROUPS)  # times the blocks of channels
     taps, shifts, out = floats(groups, kernel**2, size), floats(groups, size), shape.empty()
     lib.call(
         "depthwise_backward",

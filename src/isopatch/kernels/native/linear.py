@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from isopatch.kernels.native import norms
 from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats
-from isopatch.kernels.native.shape import WEIGHT_SUMS
+from isopatch.kernels.native.shape import weight_groups
 from isopatch.nn.block import ResidualBranch
 
 Source = Literal["plain", "act", "norm"]
 
 SOURCES: Mapping[Source, int] = {"plain": 0, "act": 1, "norm": 2}
-_GROUPS = 8  # partial sums of a weight's gradient, at most
-_ROWS_PER_GROUP = 512  # at least: each group's sums are set to zero and added up
+_LEAST_ROWS = 512  # of a group of the weight's gradient, whose sums are set to zero and added up
 # Bytes that the rows of a backward chunk take: as many as the sums that each chunk goes over once, in limits.
 _LEAST_CHUNK, _LARGEST_CHUNK = 2**20, 2**22
 
@@ -207,7 +206,7 @@ def back(
     chunk_bytes = min(max(_LEAST_CHUNK, sums_bytes), _LARGEST_CHUNK)
     chunk = max(32, chunk_bytes // row_bytes // 32 * 32)
     chunks = -(-tokens.rows // chunk)
-    groups = max(1, min(chunks, _GROUPS, tokens.rows // _ROWS_PER_GROUP, WEIGHT_SUMS // sums_bytes))
+    groups = max(1, min(weight_groups(tokens.rows, chunks, sums_bytes), tokens.rows // _LEAST_ROWS))
     matrix = floats(groups, step.columns, step.inner)
     bias = floats(chunks, step.columns)
     norm = None if step.norm is None else floats(chunks, 2, step.inner)

@@ -12,8 +12,19 @@ from torch import Tensor, nn
 from isopatch.kernels.native.library import dtype_number
 from isopatch.nn.layout import Grid
 
-WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
 CHUNK = 192  # rows (places of all pictures) of one partial sum
+WEIGHT_SUMS = 2**26  # bytes that partial sums of one weight's gradient may take
+FEW_GROUPS, MANY_GROUPS = 8, 32
+ROWS_PER_GROUP = 4096  # where groups are more than few: to clear and add up sums is little beside so many
+
+
+def weight_groups(rows: int, chunks: int, sums_bytes: int) -> int:
+    """Return how many parts of a weight's gradient are summed apart, each by one thread.
+
+    A rule of sizes alone: the gradient's bits are the same with any number of threads.
+    """
+    wanted = max(FEW_GROUPS, min(MANY_GROUPS, rows // ROWS_PER_GROUP))
+    return max(1, min(chunks, wanted, WEIGHT_SUMS // sums_bytes))
 
 
 @dataclass

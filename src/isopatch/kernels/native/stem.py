@@ -24,13 +24,11 @@ from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NativeLibrary, dtype_number, floats, loaded
 from isopatch.kernels.native.native_twin import NativeTwin
 from isopatch.kernels.native.norms import Norm, known, pad_last, padded
-from isopatch.kernels.native.shape import CHUNK, Shape, activation_number, known_activation
+from isopatch.kernels.native.shape import CHUNK, Shape, activation_number, known_activation, weight_groups
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.nn.layout import Grid
 from isopatch.nn.stem import PatchStem, patch_grid
 from isopatch.nn.strided import StridedConv2d
-
-GROUPS = 8  # partial sums of the weight's gradient
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
@@ -249,7 +247,7 @@ class _Stem(torch.autograd.Function):
         norm = {"mean": ctx.norm.mean, "rstd": ctx.norm.rstd}
         lib.call("gradient_sums", **shape.rowwise(act), channels=size, g=g, u=u, **norm, sums=sums)
         found = norms.finish_gradient(lib, ctx.norm, sums, shape.rows)
-        groups = min(shape.chunks, GROUPS)
+        groups = weight_groups(shape.rows, shape.chunks, 4 * size * _inner(stem))
         matrix, bias = floats(groups, size, _inner(stem)), floats(shape.chunks, size)
         lib.call(
             "stem_backward",
