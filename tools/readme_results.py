@@ -13,17 +13,22 @@ END = "<!-- results:end -->"
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return the Markdown table, one line a result file, and the machine they were measured on."""
+    """Return the Markdown table, one line a result file, and the machines they were measured on."""
     results = sorted(results, key=lambda result: (not is_accuracy(result), result["name"]))
-    lines = ["| what was to be shown | measured | n | result |", "|---|---|---|---|"]
+    machines = sorted({result["hardware"] for result in results})
+    several = len(machines) > 1
+    lines = ["| what was to be shown | measured | n | result |" + " machine |" * several]
+    lines.append("|---|---|---|---|" + "---|" * several)
     for result in results:
         verdict = "shown" if result["passed"] else "**missed**"
         lines.append(
             f"| {result['claim']} | {result['measured']} | {result['n']} | "
             f"[{verdict}](results/{result['name']}.json) |"
+            + f" {machines.index(result['hardware']) + 1} |"
+            * several
         )
-    machines = sorted({result["hardware"] for result in results})
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
+    numbered = [f"{n}: {machine}" for n, machine in enumerate(machines, 1)] if several else machines
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(numbered)}."])
 
 
 def is_accuracy(result: dict[str, Any]) -> bool:
