@@ -65,13 +65,14 @@ def main() -> int:
             result = train_or_continue(given, out=folder / arguments.model, threads=model["threads"])
         else:
             result = train(given, out=folder / "run", cwd=folder, threads=model["threads"])
-    minutes = result.get("wall_seconds", result["training_seconds"]) / 60
+    counted = "wall" if "wall_seconds" in result else "training"
+    minutes = result[f"{counted}_seconds"] / 60
     return record(
         f"cifar10-{arguments.model}",
         claim=f"CIFAR-10, {model['title']} from scratch: >= {model['floor']:.0%}, "
         + (f"{model['minutes']} minutes on 2 cores" if model["minutes"] else "aim 35 minutes on 2 cores"),
-        measured=f"{result['top1']:.2%} in {minutes:.1f} minutes",
-        figure={"top1": result["top1"], "wall_minutes": round(minutes, 1)},
+        measured=f"{result['top1']:.2%} in {minutes:.1f} minutes" + " of training" * (counted == "training"),
+        figure={"top1": result["top1"], f"{counted}_minutes": round(minutes, 1)},
         passed=result["top1"] >= model["floor"] and minutes <= (model["minutes"] or float("inf")),
         n=1,
         seed=arguments.seed,
