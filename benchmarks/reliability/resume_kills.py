@@ -5,6 +5,7 @@ at least half of the kills come after the first checkpoint, a third while one is
 Control: with the sampler's position not restored, every run must differ.
 Hardware: 2 CPU cores (two runs at a time, one thread each). Time: n=20 of 60 s each, about 25 minutes.
 Continues where it was interrupted (`--work`, --fresh to begin again).
+    under native kernels    --native (bf16, one run at a time, on 1 thread and on 2)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, Child, Done, fingerprint, isopatch, parser, record, spread, step_folders
-from benchmarks.reliability.small_runs import CONFIGURATIONS, prepare_data, train_arguments
+from benchmarks.reliability.small_runs import CONFIGURATIONS, NATIVE, prepare_data, train_arguments
 from benchmarks.reliability.wrapped import read_mark
 
 CLAIM = (
@@ -231,16 +232,22 @@ def main() -> int:
     options.add_argument("--work", type=Path, default=ROOT / "runs" / "resume-kills")
     options.add_argument("--fresh", action="store_true", help="forget what an earlier call did")
     options.add_argument("--quick", action="store_true", help="n=3 runs of 8 s")
+    options.add_argument("--native", action="store_true", help="the runs under native kernels instead")
     given = options.parse_args()
+    if given.native:
+        given.jobs = 1  # two threads on two cores
+    configurations = NATIVE if given.native else CONFIGURATIONS
     n, seconds = (3, 8.0) if given.quick else (given.n, given.seconds)
     if given.fresh:
         shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True, exist_ok=True)
     work = given.work.resolve()
-    journal = Journal(work / "journal.jsonl", {"n": n, "seconds": seconds, "seed": given.seed})
+    journal = Journal(
+        work / "journal.jsonl", {"n": n, "seconds": seconds, "seed": given.seed, "native": given.native}
+    )
     prepare_data(work)
     started = time.monotonic()
-    names = list(CONFIGURATIONS)[: min(n, len(CONFIGURATIONS))]
+    names = list(configurations)[:n]
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - started:6.0f} s] {text}", flush=True)
@@ -306,8 +313,8 @@ def report(
         and not any(outcome["error"] for outcome in controls)
     )
     return record(
-        "resume_kills",
-        claim=CLAIM,
+        "resume_kills_native" if given.native else "resume_kills",
+        claim=("under native kernels, on 1 thread and on 2: " if given.native else "") + CLAIM,
         measured=f"{figure['identical']} of {n} identical after {len(kills)} kills, {phases['save']} of them "
         f"inside a save; control: {figure['control_differing']} of {len(controls)} differ",
         figure=figure,
@@ -319,7 +326,7 @@ def report(
         spread={"seconds_of_training_uninterrupted": spread([r.seconds for r in references.values()])},
         phases=dict(phases.most_common()),
         least_seconds=seconds,
-        threads=1,
+        threads=[1, 2] if given.native else 1,
         references=[asdict(made) for made in references.values()],
         runs=outcomes,
         controls=controls,

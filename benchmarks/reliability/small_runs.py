@@ -60,13 +60,25 @@ CONFIGURATIONS: dict[str, dict[str, str]] = {
     },
 }
 
+# the native kernels' own, in the precision that `--kernels auto` takes on one thread and on two
+NATIVE: dict[str, dict[str, str]] = {
+    f"convmixer, native kernels, bf16, {threads} thread(s)": {
+        **CONVMIXER,
+        "--data": "digits",
+        "--kernels": "native",
+        "--precision": "bf16",
+        "--threads": threads,
+    }
+    for threads in ("1", "2")
+}
+
 
 def train_arguments(
     name: str, *, out: str, epochs: int, seed: int = 0, every_steps: int | None = None, **extra: str
 ) -> list[str]:
     """Arguments of `isopatch train`; `extra` replaces or adds options, written with __ for a dot."""
     return arguments_of(
-        CONFIGURATIONS[name], out=out, epochs=epochs, seed=seed, every_steps=every_steps, **extra
+        (CONFIGURATIONS | NATIVE)[name], out=out, epochs=epochs, seed=seed, every_steps=every_steps, **extra
     )
 
 
