@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from isopatch.errors import IsopatchError
-from isopatch.files import fsync_folder
+from isopatch.files import fsync_folder, temporary_beside
 from isopatch.predict import Prediction
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # noqa: RUF001  (full-width)
@@ -137,7 +137,7 @@ def jsonl_to_parquet(partial: Path, out: Path, top_k: int) -> None:
 
     types = {name: pa.float64() if name.startswith("probability") else pa.string() for name in columns(top_k)}
     schema = pa.schema(list(types.items()))
-    temporary = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    temporary = temporary_beside(out)
     try:
         with pq.ParquetWriter(temporary, schema) as writer:
             rows = read_predictions(partial)
@@ -179,7 +179,7 @@ def _read_parquet(path: Path) -> Iterator[Prediction]:
 
 def parquet_to_jsonl(source: Path, partial: Path, top_k: int) -> None:
     """Turn a finished file back into the partial one, so that more inputs can be added."""
-    temporary = partial.with_name(f".{partial.name}.tmp-{os.getpid()}")
+    temporary = temporary_beside(partial)
     with temporary.open("wb") as file:
         for row in _read_parquet(source):
             file.write(to_line(row, ".jsonl", top_k))

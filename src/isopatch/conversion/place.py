@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from isopatch.errors import UsageError
-from isopatch.files import fsync_folder
+from isopatch.files import fsync_folder, temporary_beside
 
 
 def refuse_taken(
@@ -47,8 +47,7 @@ def beside(target: Path) -> Iterator[Path]:
     """
     made = [folder for folder in target.parents if not folder.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_beside(target)
     temporary.mkdir()
     try:
         yield temporary / target.name

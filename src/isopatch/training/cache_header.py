@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from isopatch.errors import UsageError
+from isopatch.files import create_file
 from isopatch.training.answer_coding import AnswerCoding
 
 log = logging.getLogger("isopatch")
@@ -97,15 +97,7 @@ def read_header(folder: Path) -> Header | None:
 def write_header(folder: Path, header: Header) -> bool:
     """Write it at once or not at all; False where another process was faster."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{HEADER}.{os.getpid()}"
-    temporary.write_text(json.dumps(header.to_json(), indent=1), encoding="utf-8")
-    try:
-        os.link(temporary, folder / HEADER)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-    return True
+    return create_file(folder / HEADER, json.dumps(header.to_json(), indent=1).encode())
 
 
 def require_same(
