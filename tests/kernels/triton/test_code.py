@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_kernels_compile_without_spilling(tmp_path: Path) -> None:
     """In a process of its own: this one's Triton interprets."""
     result = tmp_path / "code.json"
