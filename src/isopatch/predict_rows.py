@@ -180,7 +180,10 @@ def _read_parquet(path: Path) -> Iterator[Prediction]:
 def parquet_to_jsonl(source: Path, partial: Path, top_k: int) -> None:
     """Turn a finished file back into the partial one, so that more inputs can be added."""
     temporary = temporary_beside(partial)
-    with temporary.open("wb") as file:
-        for row in _read_parquet(source):
-            file.write(to_line(row, ".jsonl", top_k))
-    os.replace(temporary, partial)
+    try:
+        with temporary.open("wb") as file:
+            for row in _read_parquet(source):
+                file.write(to_line(row, ".jsonl", top_k))
+        os.replace(temporary, partial)
+    finally:
+        temporary.unlink(missing_ok=True)

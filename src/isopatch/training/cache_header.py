@@ -95,7 +95,7 @@ def read_header(folder: Path) -> Header | None:
 
 
 def write_header(folder: Path, header: Header) -> bool:
-    """Write it at once or not at all; False where another process was faster."""
+    """Create it as `files.create_file` does; False where another process was faster."""
     folder.mkdir(parents=True, exist_ok=True)
     return create_file(folder / HEADER, json.dumps(header.to_json(), indent=1).encode())
 
