@@ -10,6 +10,12 @@
 #include "isa.h"
 #include "pool.h"
 
+// Pairs pay where a product of pairs is issued at least half as often as a fused multiply-add: not on CPUs with AMX, which
+// take four times as long for it.
+#if defined(ISOPATCH_DOT) && !defined(ISOPATCH_TILES)
+#define ISOPATCH_PAIRS
+#endif
+
 namespace NS {
 
 constexpr int LANES = 32;  // channels of a plane
@@ -32,7 +38,7 @@ struct Singles {
   static inline V tap(V first, V) { return first; }
 };
 
-#ifdef ISOPATCH_DOT
+#ifdef ISOPATCH_PAIRS
 struct Pairs {
   static constexpr int taps = 2;
   struct Writer {
@@ -57,7 +63,7 @@ template <class T>
 struct CellsOf {
   using type = Singles;
 };
-#ifdef ISOPATCH_DOT
+#ifdef ISOPATCH_PAIRS
 template <>
 struct CellsOf<bf16> {
   using type = Pairs;

@@ -41,7 +41,10 @@ static void run_pointwise_backward(const PointwiseBackward& a, int threads) {
   EACH_TASK(pointwise_backward, a, a.groups, threads);
 }
 static void run_depthwise_backward(const DepthwiseBackward& a, int threads) {
-  EACH_TASK(depthwise_backward, a, a.groups * (a.channels / LANES), threads);
+  if (a.groups >= 4 * threads)
+    EACH_TASK(depthwise_backward, a, a.groups, threads);
+  else
+    EACH_TASK(depthwise_backward_piece, a, a.groups * (a.channels / LANES), threads);
 }
 static void run_stem_backward(const StemBackward& a, int threads) { EACH_TASK(stem_backward, a, a.groups, threads); }
 
