@@ -28,8 +28,9 @@ def profile() -> Any:
 def test_products_are_counted_as_the_model_counts_them(profile: Any, architecture: str, mode: str) -> None:
     sizes = {"dim": 64, "depth": 2, "patch_size": 4, "num_classes": 10, **ROW[architecture]}
     row = profile.Row("tiny", architecture, mode, 4, None, None, image_size=32, arguments=sizes)
-    found = profile.described(profile.watch(row, 1), profile.Rates(3e12, 1e12))
+    found = profile.described(profile.watch(row, 1), profile.Rates(3e12, 1e12), profile.Rates(1e12, 5e11))
     assert found["images_per_second_at_bound"] > 0
+    assert found["share_of_bound"] < found["share_at_usual_rates"]
     tokens, dim = 4 * (64 if architecture == "convmixer" else 65), 64
     stem = 2 * 4 * 64 * 64 * dim  # 48 values of a patch, padded to 64
     linear = 2 * tokens * dim * dim * 2
@@ -62,7 +63,7 @@ def test_it_fails_where_it_must(
     sizes = {"dim": 32, "depth": 1, "patch_size": 4, "num_classes": 10, "kernel_size": 3}
     row = profile.Row("tiny", "convmixer", "train", 2, None, None, image_size=16, arguments=sizes)
     monkeypatch.setattr(profile, "TRAINING", (row,))
-    monkeypatch.setattr(profile, "product_rate", lambda dtype: rate)
+    monkeypatch.setattr(profile, "product_rates", lambda dtype: [rate, rate])
     out = tmp_path / "profile.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/native_profile.py", "tiny", "--n", "1", "--out", str(out)])
     assert profile.main() == 1
