@@ -64,7 +64,7 @@ def test_the_pages_have_commands_to_test():
 
 
 def test_links_between_the_pages_lead_somewhere():
-    for page in PAGES:
+    for page in [*PAGES, *(ROOT / "docs").glob("*/*.md"), *(ROOT / "results").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
