@@ -225,6 +225,8 @@ static void depthwise_backward_group(const DepthwiseBackward& d, int64_t group, 
       depthwise_backward_block<T, A>(d, image, channel, ahead, weight_sums, bias_sums);
 }
 
+constexpr int64_t AHEAD = 12;  // places that reads are asked for ahead in a piece
+
 // As with depthwise_picture and depthwise_piece, and to the same bits: what comes next lies beside, or places ahead.
 template <class T, Act A>
 static void depthwise_backward(const DepthwiseBackward& d, int64_t group) {
@@ -233,7 +235,7 @@ static void depthwise_backward(const DepthwiseBackward& d, int64_t group) {
 template <class T, Act A>
 static void depthwise_backward_piece(const DepthwiseBackward& d, int64_t task) {
   const int64_t blocks = d.channels / LANES, channel = task % blocks * LANES;
-  depthwise_backward_group<T, A>(d, task / blocks, channel, channel + LANES, 12 * d.channels);
+  depthwise_backward_group<T, A>(d, task / blocks, channel, channel + LANES, AHEAD * d.channels);
 }
 
 }  // namespace NS
