@@ -1,7 +1,7 @@
 // The passes of a ConvMixer block, forward. Between two passes every activation is written once.
 #pragma once
-#include "depthwise.h"
 #include "rows.h"
+#include "toeplitz.h"
 
 namespace NS {
 
@@ -20,19 +20,18 @@ struct RowSums {
 };
 
 // One picture, channels [first, first + LANES).
-template <class T, Act A>
+template <class Cells, class T, Act A>
 static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t first) {
   const int64_t places = d.height * d.width, base = image * places * d.channels + first;
   const int kernel = (int)d.kernel;
-  using Cells = typename CellsOf<T>::type;
-  const float* taps = lay_out_taps<Cells>(d.weight + first, d.channels, kernel, false);
-  const Plane plane = plane_for<Cells>(0, d.height, d.width, kernel, d.pad_top, d.pad_left);
+  const Plane<Cells> plane = plane_for<Cells>(0, d.height, d.width, kernel, d.pad_top, d.pad_left);
+  const float* taps = lay_out_taps(plane, d.weight + first, d.channels, kernel, false);
   const T* in = (const T*)d.in + base;
   T *x = d.in_scale ? (T*)d.x + base : nullptr, *out = (T*)d.out + base;
   for (int64_t row = 0; row < d.height; ++row) {
-    typename Cells::Writer writers[LANES / W];
+    typename Cells::Row rows[LANES / W];
+    for (int v = 0; v < LANES / W; ++v) plane.start(rows[v], row, v * W);
     for (int64_t column = 0; column < d.width; ++column) {
-      float* to = plane.at(row + d.pad_top, column + d.pad_left);
       const int64_t at = (row * d.width + column) * d.channels;
       soon(in + at + LANES);
       soon_written(out + at);
@@ -44,42 +43,40 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
           store(x + at + c, value);
           value = stored<T>(value);
         }
-        writers[c / W].put(to + c, value);
+        rows[c / W].put(value);
       }
     }
-    for (int c = 0; c < LANES; c += W) writers[c / W].end(plane.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
+    for (auto& each : rows) each.end();
   }
+  const T* residual = x ? x : in;
   V origin[LANES / W];
   RowSums sum, square;
   for (int v = 0; v < LANES / W; ++v) origin[v] = zero();
-  convolve<Cells>(plane, d.height, d.width, kernel, taps,
-           [&](int64_t row, int64_t column, int count, const float* found) {
-             for (int v = 0; v < LANES / W; ++v) {
-               const int c = v * W;
-               const V bias = load(d.bias + first + c);
-               if (d.sums) {
-                 if (row == 0 && column == 0) origin[v] = activate<A, T>(stored<T>(load(found + c) + bias));
-                 if (column == 0) sum.next_row(v), square.next_row(v);
-                 V of_row = sum.row[v], squares_of_row = square.row[v];
-                 for (int i = 0; i < count; ++i) {
-                   const V u = load(found + i * LANES + c) + bias;
-                   store(out + (row * d.width + column + i) * d.channels + c, u);
-                   const V a = activate<A, T>(stored<T>(u)) - origin[v];
-                   of_row = of_row + a;
-                   squares_of_row = fma(a, a, squares_of_row);
-                 }
-                 sum.row[v] = of_row;
-                 square.row[v] = squares_of_row;
-               } else if (!d.scale) {
-                 for (int i = 0; i < count; ++i)
-                   store(out + (row * d.width + column + i) * d.channels + c, load(found + i * LANES + c) + bias);
-               } else {
-                 const V scale = load(d.scale + first + c), shift = load(d.shift + first + c);
-                 for (int i = 0; i < count; ++i) {
-                   const V a = activate<A, T>(load(found + i * LANES + c) + bias);
-                   const V here = Cells::value(plane.at(row + d.pad_top, column + i + d.pad_left) + c);
-                   store(out + (row * d.width + column + i) * d.channels + c, here + fma(a, scale, shift));
-                 }
+  convolve(plane, d.height, d.width, kernel, taps,
+           [&](int c, int64_t row, int64_t column, int count, const float* found) {
+             const int v = c / W;
+             const V bias = load(d.bias + first + c);
+             const int64_t at = (row * d.width + column) * d.channels + c;
+             if (d.sums) {
+               if (row == 0 && column == 0) origin[v] = activate<A, T>(stored<T>(load(found) + bias));
+               if (column == 0) sum.next_row(v), square.next_row(v);
+               V of_row = sum.row[v], squares_of_row = square.row[v];
+               for (int i = 0; i < count; ++i) {
+                 const V u = load(found + i * LANES) + bias;
+                 store(out + at + i * d.channels, u);
+                 const V a = activate<A, T>(stored<T>(u)) - origin[v];
+                 of_row = of_row + a;
+                 squares_of_row = fma(a, a, squares_of_row);
+               }
+               sum.row[v] = of_row;
+               square.row[v] = squares_of_row;
+             } else if (!d.scale) {
+               for (int i = 0; i < count; ++i) store(out + at + i * d.channels, load(found + i * LANES) + bias);
+             } else {
+               const V scale = load(d.scale + first + c), shift = load(d.shift + first + c);
+               for (int i = 0; i < count; ++i) {
+                 const V a = activate<A, T>(load(found + i * LANES) + bias);
+                 store(out + at + i * d.channels, load(residual + at + i * d.channels) + fma(a, scale, shift));
                }
              }
            });
@@ -95,12 +92,13 @@ static void depthwise_block(const DepthwiseForward& d, int64_t image, int64_t fi
 // Channel blocks of a picture one after another share its cache lines; with few pictures they are tasks of their own.
 template <class T, Act A>
 static void depthwise_picture(const DepthwiseForward& d, int64_t image) {
-  for (int64_t first = 0; first < d.channels; first += LANES) depthwise_block<T, A>(d, image, first);
+  for (int64_t first = 0; first < d.channels; first += LANES)
+    in_cells<T>(d, [&](auto cells) { depthwise_block<decltype(cells), T, A>(d, image, first); });
 }
 template <class T, Act A>
 static void depthwise_piece(const DepthwiseForward& d, int64_t task) {
   const int64_t blocks = d.channels / LANES;
-  depthwise_block<T, A>(d, task / blocks, task % blocks * LANES);
+  in_cells<T>(d, [&](auto cells) { depthwise_block<decltype(cells), T, A>(d, task / blocks, task % blocks * LANES); });
 }
 
 // Where the rows of a 1x1 product come from is the only difference between the 1x1 step and the stem: `fill` writes

@@ -133,17 +133,16 @@ static void stem_backward(const StemBackward& s, int64_t group) {
 
 // One picture, channels [channel, channel + LANES); the parameters' gradients are added to the sums of its group.
 // ahead: how far from what is read lies what is to be asked for.
-template <class T, Act A>
+template <class Cells, class T, Act A>
 static void depthwise_backward_block(const DepthwiseBackward& d, int64_t image, int64_t channel, int64_t ahead,
                                      float* weight_sums, float* bias_sums) {
   const int64_t places = d.height * d.width;
   const int kernel = (int)d.kernel;
   // The input's gradient is the convolution of the output's with the kernel turned by half a turn, borders swapped.
   const int64_t top = kernel - 1 - d.pad_top, left = kernel - 1 - d.pad_left;
-  using Cells = typename CellsOf<T>::type;
-  const Plane gradient = plane_for<Cells>(0, d.height, d.width, kernel, top, left);
-  const Plane input = plane_for<Cells>(1, d.height, d.width, kernel, d.pad_top, d.pad_left);
-  const float* turned = lay_out_taps<Cells>(d.weight + channel, d.channels, kernel, true);
+  const Plane<Cells> gradient = plane_for<Cells>(0, d.height, d.width, kernel, top, left);
+  const Plane<Cells> input = plane_for<Cells>(1, d.height, d.width, kernel, d.pad_top, d.pad_left);
+  const float* turned = lay_out_taps(gradient, d.weight + channel, d.channels, kernel, true);
   const int64_t base = image * places * d.channels + channel;
   const T *gy = (const T*)d.gy + base, *x = (const T*)d.x + base;
   const T* u = d.u ? (const T*)d.u + base : nullptr;
@@ -151,8 +150,12 @@ static void depthwise_backward_block(const DepthwiseBackward& d, int64_t image, 
   const T* before = d.before_u ? (const T*)d.before_u + base : nullptr;
   RowSums bias;
   for (int64_t row = 0; row < d.height; ++row) {
-    typename Cells::Writer of_gradient[LANES / W], of_input[LANES / W];
-    for (int v = 0; v < LANES / W; ++v) bias.next_row(v);
+    typename Cells::Row of_gradient[LANES / W], of_input[LANES / W];
+    for (int v = 0; v < LANES / W; ++v) {
+      gradient.start(of_gradient[v], row, v * W);
+      input.start(of_input[v], row, v * W);
+      bias.next_row(v);
+    }
     for (int64_t column = 0; column < d.width; ++column) {
       const int64_t place = (row * d.width + column) * d.channels;
       soon(gy + place + ahead);
@@ -167,35 +170,31 @@ static void depthwise_backward_block(const DepthwiseBackward& d, int64_t image, 
           g = through_norm<T, A>(g, load(u + at), load(d.mean + channel + c), load(d.rstd + channel + c),
                                  load(d.scale + channel + c), load(d.mean_g + channel + c),
                                  load(d.mean_gx + channel + c));
-        of_gradient[c / W].put(gradient.at(row + top, column + left) + c, g);
-        of_input[c / W].put(input.at(row + d.pad_top, column + d.pad_left) + c, load(x + at));
+        of_gradient[c / W].put(g);
+        of_input[c / W].put(load(x + at));
         bias.row[c / W] = bias.row[c / W] + g;
       }
     }
-    for (int c = 0; c < LANES; c += W) {
-      of_gradient[c / W].end(gradient.at(row + top, left + d.width - 1) + c);
-      of_input[c / W].end(input.at(row + d.pad_top, d.pad_left + d.width - 1) + c);
-    }
+    for (auto& each : of_gradient) each.end();
+    for (auto& each : of_input) each.end();
   }
   for (int v = 0; v < LANES / W; ++v) add(bias_sums + channel + v * W, bias.total(v));
   RowSums sums, products;
-  convolve<Cells>(gradient, d.height, d.width, kernel, turned,
-           [&](int64_t row, int64_t column, int count, const float* found) {
-             for (int v = 0; v < LANES / W; ++v) {
-               if (column == 0) sums.next_row(v), products.next_row(v);
-               for (int i = 0; i < count; ++i) {
-                 const int c = v * W;
-                 const int64_t at = (row * d.width + column + i) * d.channels + c;
-                 V g = load(found + i * LANES + c);
-                 if (u) g = g + load(gy + at);
-                 store(gx + at, g);
-                 if (before) {
-                   const V kept = stored<T>(g);
-                   const V xhat = (activate<A, T>(load(before + at)) - load(d.before_mean + channel + c)) *
-                                  load(d.before_rstd + channel + c);
-                   sums.row[v] = sums.row[v] + kept;
-                   products.row[v] = fma(kept, xhat, products.row[v]);
-                 }
+  convolve(gradient, d.height, d.width, kernel, turned,
+           [&](int c, int64_t row, int64_t column, int count, const float* found) {
+             const int v = c / W;
+             if (column == 0) sums.next_row(v), products.next_row(v);
+             for (int i = 0; i < count; ++i) {
+               const int64_t at = (row * d.width + column + i) * d.channels + c;
+               V g = load(found + i * LANES);
+               if (u) g = g + load(gy + at);
+               store(gx + at, g);
+               if (before) {
+                 const V kept = stored<T>(g);
+                 const V xhat = (activate<A, T>(load(before + at)) - load(d.before_mean + channel + c)) *
+                                load(d.before_rstd + channel + c);
+                 sums.row[v] = sums.row[v] + kept;
+                 products.row[v] = fma(kept, xhat, products.row[v]);
                }
              }
            });
@@ -205,8 +204,7 @@ static void depthwise_backward_block(const DepthwiseBackward& d, int64_t image, 
       store(to, sums.total(v));
       store(to + d.channels, products.total(v));
     }
-  correlate<Cells>(gradient.at(top, left), gradient.columns * LANES, input, d.height, d.width, kernel,
-                   weight_sums + channel, d.channels);
+  correlate(gradient, input, d.height, d.width, kernel, weight_sums + channel, d.channels);
 }
 
 // The pictures of a group, channels [first, last).
@@ -222,7 +220,9 @@ static void depthwise_backward_group(const DepthwiseBackward& d, int64_t group, 
   part_of(d.images, d.groups, group, image, end);
   for (; image < end; ++image)
     for (int64_t channel = first; channel < last; channel += LANES)
-      depthwise_backward_block<T, A>(d, image, channel, ahead, weight_sums, bias_sums);
+      in_cells<T>(d, [&](auto cells) {
+        depthwise_backward_block<decltype(cells), T, A>(d, image, channel, ahead, weight_sums, bias_sums);
+      });
 }
 
 constexpr int64_t AHEAD = 12;  // places that reads are asked for ahead in a piece

@@ -26,14 +26,17 @@ constexpr int LONG = 16;
 #endif
 constexpr int SHORT = 8;
 
-// How cells are written and multiplied. A writer takes the values of a row from left to right.
+// How cells are written and multiplied. A row is a writer of the values of a row of the map, from left to right.
 struct Singles {
   static constexpr int taps = 1;  // of a product
-  struct Writer {
-    void put(float* cell, V value) { store(cell, value); }
-    void end(float*) {}
+  struct Row {
+    float* next;
+    void put(V value) {
+      store(next, value);
+      next += LANES;
+    }
+    void end() {}
   };
-  static inline V value(const float* cell) { return load(cell); }
   static inline V step(V sum, V cell, V tap) { return fma(cell, tap, sum); }
   static inline V tap(V first, V) { return first; }
 };
@@ -41,18 +44,17 @@ struct Singles {
 #ifdef ISOPATCH_PAIRS
 struct Pairs {
   static constexpr int taps = 2;
-  struct Writer {
+  struct Row {
+    float* next;
     __m512i left = _mm512_setzero_si512();
-    void put(float* cell, V value) {
+    void put(V value) {
       const __m512i here = _mm512_cvtepu16_epi32(narrow(value));
-      store(cell - 32, _mm512_castsi512_ps(_mm512_or_si512(left, _mm512_slli_epi32(here, 16))));
+      store(next - LANES, _mm512_castsi512_ps(_mm512_or_si512(left, _mm512_slli_epi32(here, 16))));
+      next += LANES;
       left = here;
     }
-    void end(float* last) { store(last, _mm512_castsi512_ps(left)); }
+    void end() { store(next - LANES, _mm512_castsi512_ps(left)); }
   };
-  static inline V value(const float* cell) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(load(cell)), 16));
-  }
   static inline V step(V sum, V cell, V tap) { return _mm512_dpbf16_ps(sum, (__m512bh)cell, (__m512bh)tap); }
   static inline V tap(V first, V second) { return pairs(first, second); }
 };
@@ -70,11 +72,15 @@ struct CellsOf<bf16> {
 };
 #endif
 
+template <class Cells>
 struct Plane {
   int64_t rows, columns;  // with the border
+  int64_t top, left;      // where the map begins
   float* memory;
 
   float* at(int64_t row, int64_t column) const { return memory + (row * columns + column) * LANES; }
+  // Channels [lane, lane + W) of a row of the map.
+  void start(typename Cells::Row& row, int64_t of_map, int lane) const { row = {at(top + of_map, left) + lane}; }
 };
 
 static inline int segment_for(int64_t width) { return width <= SHORT ? SHORT : LONG; }
@@ -82,9 +88,9 @@ static inline int segment_for(int64_t width) { return width <= SHORT ? SHORT : L
 // The calling thread's plane `slot` (0 or 1) for maps of this size; zero but for the map itself, which begins at
 // (top, left), and the cell before each of its rows, for which there is a column more.
 template <class Cells>
-static Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, int64_t top, int64_t left) {
+static Plane<Cells> plane_for(int slot, int64_t height, int64_t width, int64_t kernel, int64_t top, int64_t left) {
   const int64_t segment = segment_for(width), whole = (width + segment - 1) / segment * segment;
-  Plane plane{height + kernel - 1, whole + kernel, nullptr};
+  Plane<Cells> plane{height + kernel - 1, whole + kernel, top, left, nullptr};
   const int64_t bytes = (plane.rows * plane.columns + 1) * LANES * (int64_t)sizeof(float);
   const Border border{height, width, plane.rows, plane.columns, top, left, Cells::taps};
   plane.memory = (float*)bordered(slot, bytes, border) + LANES;
@@ -94,7 +100,7 @@ static Plane plane_for(int slot, int64_t height, int64_t width, int64_t kernel, 
 // Lays taps out as products take them: for each kernel row its first taps, its second ones ..., 32 channels each.
 // weight: (kernel * kernel) taps, `stride` floats apart; `turned`: the kernel turned by half a turn.
 template <class Cells>
-static const float* lay_out_taps(const float* weight, int64_t stride, int kernel, bool turned) {
+static const float* lay_out_taps(const Plane<Cells>&, const float* weight, int64_t stride, int kernel, bool turned) {
   const int products = (kernel + Cells::taps - 1) / Cells::taps, last = kernel * kernel - 1;
   float* taps = (float*)scratch(2, kernel * products * LANES * (int64_t)sizeof(float));
   for (int dy = 0; dy < kernel; ++dy)
@@ -159,26 +165,24 @@ static inline void segment(int kernel, const float* in, int64_t row_stride, cons
   }
 }
 
-// finish(row, column, count, sums): sums (count, 32) floats of the places from (row, column) on.
-// taps: of lay_out_taps.
+// finish(lane, row, column, count, sums): channels [lane, lane + W) of the `count` places from (row, column) on, each in a
+// row of 32 floats. A channel's places come row by row. taps: of lay_out_taps.
 template <class Cells, class Finish>
-static void convolve(const Plane& plane, int64_t height, int64_t width, int kernel, const float* taps,
+static void convolve(const Plane<Cells>& plane, int64_t height, int64_t width, int kernel, const float* taps,
                      const Finish& finish) {
   const int size = segment_for(width);
   const int64_t row_stride = plane.columns * LANES;
   alignas(64) float out[LONG * LANES];
   for (int64_t row = 0; row < height; ++row)
-    for (int64_t column = 0; column < width; column += size) {
+    for (int64_t column = 0; column < width; column += size)
       for (int lane = 0; lane < LANES; lane += W) {
         const float* in = plane.at(row, column) + lane;
         if (size == SHORT)
-          segment<Cells, SHORT>(kernel, in, row_stride, taps + lane, out + lane);
+          segment<Cells, SHORT>(kernel, in, row_stride, taps + lane, out);
         else
-          segment<Cells, LONG>(kernel, in, row_stride, taps + lane, out + lane);
+          segment<Cells, LONG>(kernel, in, row_stride, taps + lane, out);
+        finish(lane, row, column, (int)least(width - column, size), out);
       }
-      const int64_t left = width - column;
-      finish(row, column, (int)(left < size ? left : size), out);
-    }
 }
 
 // sums[r][n] += sum over places of d(place) x(place + (r, n)): N taps of R kernel rows, channels [0, W).
@@ -209,11 +213,11 @@ static inline void correlate_of(const float* d, int64_t d_stride, const float* x
 }
 
 // sums (kernel * kernel taps, tap_stride floats apart, 32 channels) += correlation of d with x.
-// d: first place of the gradient; x: the plane whose (row + dy, column + dx) meets place (row, column) at tap (dy, dx).
+// Cell (row + dy, column + dx) of x meets place (row, column) of d's map at tap (dy, dx).
 template <class Cells>
-static void correlate(const float* d, int64_t d_stride, const Plane& x, int64_t height, int64_t width, int kernel,
-                      float* sums, int64_t tap_stride) {
-  const int64_t x_stride = x.columns * LANES;
+static void correlate(const Plane<Cells>& d, const Plane<Cells>& x, int64_t height, int64_t width, int kernel, float* sums,
+                      int64_t tap_stride) {
+  const int64_t d_stride = d.columns * LANES, x_stride = x.columns * LANES;
   const int64_t together = width < 1024 ? 1024 / width : 1;  // rows of one sum, see RowSums
   for (int lane = 0; lane < LANES; lane += W)
     for (int dx = 0; dx < kernel;) {
@@ -224,9 +228,8 @@ static void correlate(const float* d, int64_t d_stride, const Plane& x, int64_t 
 #define CASE(N, R)                                                                                            \
   case N * 10 + R:                                                                                            \
     for (int64_t row = 0; row < height; row += together)                                                      \
-      correlate_of<Cells, N, R>(d + row * d_stride + lane, d_stride, x.at(row + dy, dx) + lane, x_stride,     \
-                                height - row < together ? height - row : together, width, to, tap_stride,     \
-                                kernel);                                                                      \
+      correlate_of<Cells, N, R>(d.at(d.top + row, d.left) + lane, d_stride, x.at(row + dy, dx) + lane,        \
+                                x_stride, least(height - row, together), width, to, tap_stride, kernel);      \
     break;
         switch (taps * 10 + rows) {
           CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(3, 1) CASE(3, 2) CASE(3, 3)

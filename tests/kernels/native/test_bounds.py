@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -223,6 +224,7 @@ with torch.no_grad():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs memory itself")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_memory_is_an_error_and_no_end_of_the_process(native: NativeLibrary, threads: int) -> None:
     done = subprocess.run(
