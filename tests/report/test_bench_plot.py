@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from isopatch.errors import IsopatchError, UsageError
-from isopatch.report.bench_plot import plot_file, write_bench_plot
+from isopatch.report.bench_plot import write_bench_plot
+from isopatch.report.png import plot_file
 
 
 def model(name: str, macs: float, top1: float | None, rates: dict[str, float]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def bench(arguments: argparse.Namespace) -> int:
     peers = setting.read_peers(arguments.peers)
     precisions = setting.read_precisions(arguments.precision)
     threads = () if arguments.threads is None else setting.read_threads(arguments.threads)
-    from isopatch.report.bench_plot import plot_file, write_bench_plot
+    from isopatch.report.bench_plot import write_bench_plot
+    from isopatch.report.png import plot_file
 
     file = None if arguments.plot is None else plot_file(arguments.plot)
     from isopatch.bench.run import bench

@@ -86,7 +86,8 @@ def evaluate_sizes(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is not None:
             raise UsageError(f"--{option} belongs to one evaluation, --sizes makes several: leave one out")
     sizes = [image_size(size.strip(), "--sizes") for size in arguments.sizes.split(",")]
-    from isopatch.report.sizes_plot import default_file, plot_file, write_sizes_plot
+    from isopatch.report.png import plot_file
+    from isopatch.report.sizes_plot import default_file, write_sizes_plot
 
     file = None if arguments.plot is None else plot_file(arguments.plot)
     from isopatch.eval_sizes import evaluate_sizes

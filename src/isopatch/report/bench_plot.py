@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isopatch.errors import IsopatchError, UsageError
+from isopatch.errors import IsopatchError
 from isopatch.files import replace_file
 from isopatch.report.plots import INK, SERIES, STYLE
+from isopatch.report.png import QUIET, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
-_QUIET = "#5a6068"
 # Ours filled, peers hollow; a colour and a mark for each.
 _MARKS = {
     "isopatch-native": (SERIES[0], "o", True),
@@ -29,23 +28,12 @@ _MARKS = {
 }
 
 
-def plot_file(name: str) -> Path:
-    """Return the path of a plot asked for by name; raises UsageError before anything is measured in vain."""
-    path = Path(name)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {name}: the plot is a PNG picture; give a name that ends in .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {name}: there is no folder {path.parent}")
-    return path
-
-
 def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
     """Draw the document of `isopatch.bench.run.bench`: the fastest setting of each contender.
 
     Raises IsopatchError where nothing was measured.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     models = [model for model in document["models"] if model["contenders"]]
@@ -55,9 +43,8 @@ def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
     known = [model for model in models if id(model) in accuracy]
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(10.5 if known else 6.4, 5.2), facecolor="white")
-        FigureCanvasAgg(figure)
         figure.text(0.02, 0.97, _title(document), fontsize=12, fontweight="bold", va="top")
-        figure.text(0.02, 0.925, _subtitle(document), fontsize=8.5, va="top", color=_QUIET)
+        figure.text(0.02, 0.925, _subtitle(document), fontsize=8.5, va="top", color=QUIET)
         panels = figure.subplots(1, 2 if known else 1, squeeze=False)[0]
         figure.subplots_adjust(left=0.075, right=0.985, top=0.83, bottom=0.235, wspace=0.17)
         _draw_macs(panels[0], models, document)
@@ -65,9 +52,8 @@ def write_bench_plot(document: Mapping[str, Any], path: Path) -> None:
             _draw_accuracy(panels[1], known, accuracy)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.015, 0.0), ncols=4, fontsize=8.5)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    replace_file(path, buffer.getvalue())
+        picture = to_png(figure)
+    replace_file(path, picture)
 
 
 def _draw_macs(axes: Axes, models: Sequence[Row], document: Mapping[str, Any]) -> None:
@@ -120,7 +106,7 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> No
         y = heights[id(model)]
         rows = [row for row in model["contenders"] if row["best"]]
         rates = [row["images_per_second"] for row in rows]
-        axes.plot([min(rates), max(rates)], [y, y], color=_QUIET, linewidth=1.0, alpha=0.45, zorder=1)
+        axes.plot([min(rates), max(rates)], [y, y], color=QUIET, linewidth=1.0, alpha=0.45, zorder=1)
         for row in rows:
             name = row["contender"]
             color, marker, filled = _MARKS[name]
@@ -144,7 +130,7 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> No
             xytext=(0, -16 if _close_above(model, models, heights) else 8),
             ha="center",
             fontsize=8,
-            color=_QUIET,
+            color=QUIET,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
         )
     axes.set_xlabel("images/s, the fastest setting of each")

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isopatch.files import replace_file
 from isopatch.report.plots import GRID, INK, SERIES, STYLE
+from isopatch.report.png import QUIET, to_png
 from isopatch.report.wording import decimal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_QUIET = "#5a6068"
-
 
 def write_robustness_plot(document: Mapping[str, Any], path: Path) -> None:
     """Draw a robustness document as PNG."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 7.2), facecolor="white")
-        FigureCanvasAgg(figure)
         grid = figure.add_gridspec(
             2, 3, left=0.06, right=0.97, top=0.85, bottom=0.08, hspace=0.36, wspace=0.28
         )
@@ -35,14 +31,13 @@ def write_robustness_plot(document: Mapping[str, Any], path: Path) -> None:
             f"{document['split']} split of {data}: {document['num_images']:,} pictures clean, "
             f"{document['damaged_images']:,} damaged; isopatch's own corruptions, not ImageNet-C"
         )
-        figure.text(0.03, 0.93, subtitle, fontsize=9, va="top", color=_QUIET)
+        figure.text(0.03, 0.93, subtitle, fontsize=9, va="top", color=QUIET)
         _draw_damage(figure.add_subplot(grid[0, :]), document)
         _draw_tiles(figure.add_subplot(grid[1, 0]), document)
         _draw_calibration(figure.add_subplot(grid[1, 1]), document["calibration"])
         _draw_risk(figure.add_subplot(grid[1, 2]), document["calibration"]["selective"])
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    replace_file(path, buffer.getvalue())
+        picture = to_png(figure)
+    replace_file(path, picture)
 
 
 def _percent_axis(axes: Axes) -> None:
@@ -78,7 +73,7 @@ def _draw_tiles(axes: Axes, document: Mapping[str, Any]) -> None:
     axes.axhline(document["chance"], color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.5)
     axes.annotate(
         "always the commonest class", (0, document["chance"]), xytext=(0, -11), textcoords="offset points",
-        fontsize=8, color=_QUIET,
+        fontsize=8, color=QUIET,
     )  # fmt: skip
     names = [
         "as it is",

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isopatch.errors import UsageError
 from isopatch.files import replace_file
 from isopatch.report.intervals import wilson
 from isopatch.report.plots import INK, SERIES, STYLE
+from isopatch.report.png import QUIET, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Row = Mapping[str, Any]
-_QUIET = "#5a6068"
 _LABEL: Any = {
     "textcoords": "offset points",
     "fontsize": 8.5,
-    "color": _QUIET,
+    "color": QUIET,
     "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
 }
 
@@ -35,31 +33,19 @@ def default_file(document: Mapping[str, Any]) -> Path:
     return Path(f"{source.name.split('.')[0] or 'model'}-sizes-{split}.png")
 
 
-def plot_file(name: str) -> Path:
-    """Return the path of a plot asked for by name; raises UsageError before anything is measured in vain."""
-    path = Path(name)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--plot {name}: the plot is a PNG picture; give a name that ends in .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {name}: there is no folder {path.parent}")
-    return path
-
-
 def write_sizes_plot(document: Mapping[str, Any], path: Path) -> None:
     """Draw the document of `isopatch.evaluate_sizes`; sizes that were refused are named, not drawn."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     measured = sorted((row for row in document["sizes"] if row["refused"] is None), key=_side)
     refused = [_name(row) for row in document["sizes"] if row["refused"] is not None]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 5.4), facecolor="white")
-        FigureCanvasAgg(figure)
         figure.subplots_adjust(left=0.1, right=0.96, top=0.82, bottom=0.12, hspace=0.3)
         accuracy, rate = figure.subplots(2, 1, sharex=True)
         figure.text(0.03, 0.965, document["model"], fontsize=12, fontweight="bold", va="top")
-        figure.text(0.03, 0.92, _subtitle(document), fontsize=9, va="top", color=_QUIET)
+        figure.text(0.03, 0.92, _subtitle(document), fontsize=9, va="top", color=QUIET)
         _draw_accuracy(accuracy, measured)
         _draw_speed(rate, measured)
         _mark_trained(accuracy, rate, document["trained_size"])
@@ -69,9 +55,8 @@ def write_sizes_plot(document: Mapping[str, Any], path: Path) -> None:
             rate.tick_params(axis="x", rotation=30)
         note = f"; not possible: {', '.join(refused)}" if refused else ""
         rate.set_xlabel(f"picture size in pixels{note}")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    replace_file(path, buffer.getvalue())
+        picture = to_png(figure)
+    replace_file(path, picture)
 
 
 def _draw_accuracy(axes: Axes, rows: list[Row]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from isopatch.report import png
 from isopatch.report.plots import GRID, STYLE, _for_page
 
 if TYPE_CHECKING:
@@ -47,14 +48,9 @@ def to_svg(plot: Plot) -> bytes:
 def to_png(plot: Plot) -> bytes:
     """Return a PNG file on white."""
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with mpl.rc_context({**STYLE, "axes.grid.axis": plot.grid}):
-        figure = _figure(plot, titled=True)
-        FigureCanvasAgg(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+        return png.to_png(_figure(plot, titled=True))
 
 
 def _svg(plot: Plot, *, titled: bool) -> str:
