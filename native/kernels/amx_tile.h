@@ -10,13 +10,16 @@ namespace NS {
 
 #ifdef ISOPATCH_EMULATED_TILES
 
-// The instructions in software, so that the code around them runs in tests on CPUs without AMX.
+// The instructions in software, so that the code around them runs in tests on CPUs without AMX. As there, a load without a
+// TileSession ends the process; that the compiler must not move writes behind loads does not show here.
 struct Tile {
   char bytes[16][64];
 };
 static thread_local Tile emulated[8];
+static thread_local bool session = false;
 
 static inline void tile_load(int t, const void* from, int64_t stride) {
+  if (!session) __builtin_trap();
   for (int r = 0; r < 16; ++r) std::memcpy(emulated[t].bytes[r], (const char*)from + r * stride, 64);
 }
 static inline void tile_store(int t, void* to, int64_t stride) {
@@ -38,7 +41,10 @@ static inline void tile_product(int sum, int a, int b) {
       std::memcpy(emulated[sum].bytes[row] + 4 * column, &total, 4);
     }
 }
-struct TileSession {};
+struct TileSession {
+  TileSession() { session = true; }
+  ~TileSession() { session = false; }
+};
 
 #else
 

@@ -3,6 +3,8 @@
 // out(y, n) = sum over dy, w of in(y + dy, w) T(w, n), T(w, n) = taps(dy, w - n + left): the border to the left and to the
 // right is what T leaves out. Its tiles overlap, so they are not stored, see Band. The kernel's gradient is a product of the
 // same kind: found(dy, dx) = sum over y, w of in(y + dy, w) T(w, dx), now with T made of row y of the gradient.
+//
+// What T leaves out it multiplies by zero: an infinity in a row makes NaN of all columns that the row's sums reach.
 #pragma once
 #include "depthwise.h"
 #include "tile.h"
@@ -10,12 +12,14 @@
 #ifdef ISOPATCH_TILES
 namespace NS {
 
-// As Cells: planes hold one channel after another, rows of 32 bf16, and beside the map zeros.
+// In the place of Singles and Pairs: planes hold one channel after another, rows of 32 bf16, zero beside the map.
 struct Toeplitz {
-  static constexpr int taps = 0;
+  static constexpr int taps = 0;   // in a Border: cells are laid out in another way
   static constexpr int WIDE = 32;  // columns of a plane
-  // Where it was faster: below, sums in float are as fast, and a tile of a narrow map is half empty.
-  static bool suits(int64_t width, int64_t kernel) { return width > WIDE / 2 && width <= WIDE && kernel > 7; }
+  // Where it was faster: with smaller kernels sums in float are as fast, and tiles of small maps are half empty.
+  static bool suits(int64_t height, int64_t width, int64_t kernel) {
+    return height > WIDE / 2 && width > WIDE / 2 && width <= WIDE && kernel > 7;
+  }
 
   struct Row {
     bf16 *to, *next;
@@ -41,8 +45,9 @@ struct Toeplitz {
 
 template <>
 struct Plane<Toeplitz> {
-  int64_t rows, width, top, left;  // the map begins at (top, 0)
-  int64_t channel_stride;   // in values
+  int64_t width, top;      // the map begins at (top, 0)
+  int64_t left;            // of T
+  int64_t channel_stride;  // in values
   bf16* memory;
 
   bf16* at(int channel, int64_t row) const { return memory + channel * channel_stride + row * Toeplitz::WIDE; }
@@ -59,10 +64,11 @@ static inline int64_t covered(int64_t height) { return (height + 31) / 32 * 32; 
 
 template <>
 Plane<Toeplitz> plane_for<Toeplitz>(int slot, int64_t height, int64_t width, int64_t, int64_t top, int64_t left) {
-  const int64_t rows = covered(height) + 15;  // tiles read 16 rows from any one of the map's
-  const int64_t lines = rows | 1;                    // odd, or channels compete for the same places of the cache
-  Plane<Toeplitz> plane{rows, width, top, left, lines * Toeplitz::WIDE, nullptr};
-  const Border border{height, width, rows, lines, top, left, Toeplitz::taps};
+  // `convolve` reads up to 14 rows beyond the covered ones, `correlate` 16 from any row of the map on. The number is odd:
+  // else channels would compete for the same places of the cache.
+  const int64_t rows = covered(height) + 15;
+  Plane<Toeplitz> plane{width, top, left, rows * Toeplitz::WIDE, nullptr};
+  const Border border{height, width, rows, Toeplitz::WIDE, top, left, Toeplitz::taps};
   plane.memory = (bf16*)bordered(slot, LANES * plane.channel_stride * (int64_t)sizeof(bf16), border);
   return plane;
 }
@@ -94,11 +100,11 @@ struct Band {
   }
 };
 
-// For each channel and kernel row its Band's entries.
+// For each channel and kernel row its Band's entries, not floats but pairs of bf16.
 template <>
 const float* lay_out_taps<Toeplitz>(const Plane<Toeplitz>& plane, const float* weight, int64_t stride, int kernel,
                                     bool turned) {
-  constexpr int MOST = 15 * 15 + 32;  // taps of a channel, and what is read with the last row
+  constexpr int MOST = 15 * 16;  // taps of a channel, in whole vectors
   const int taps = kernel * kernel;
   uint32_t* entries = (uint32_t*)scratch(2, LANES * kernel * Band::TWO * (int64_t)sizeof(uint32_t));
   const Band band(plane.left);
@@ -148,13 +154,12 @@ static inline void convolve_tiles(const bf16* in, int kernel, const uint32_t* ta
 template <class Finish>
 static void convolve(const Plane<Toeplitz>& plane, int64_t height, int64_t width, int kernel, const float* taps,
                      const Finish& finish) {
-  const TileSession tiles;
+  const TileSession tiles;  // before whose first load all of the plane is in memory
   (void)tiles;
   const int64_t rows = covered(height), stride = rows * Toeplitz::WIDE + 16;  // again not a power of two
   float* sums = (float*)scratch(3, W * stride * (int64_t)sizeof(float));
   const uint32_t* entries = (const uint32_t*)taps;
   alignas(64) float out[W * LANES];
-  before_tile_loads();
   for (int lane = 0; lane < LANES; lane += W) {
     for (int c = 0; c < W; ++c, entries += kernel * Band::TWO)
       for (int64_t row = 0; row < rows; row += 32)
@@ -238,7 +243,8 @@ namespace NS {
 template <class T, class Pass, class Run>
 static inline void in_cells(const Pass& pass, const Run& run) {
 #ifdef ISOPATCH_TILES
-  if (sizeof(T) == 2 && Toeplitz::suits(pass.width, pass.kernel)) return run(Toeplitz{});
+  if constexpr (sizeof(T) == 2)
+    if (Toeplitz::suits(pass.height, pass.width, pass.kernel)) return run(Toeplitz{});
 #endif
   (void)pass;
   run(typename CellsOf<T>::type{});

@@ -56,9 +56,8 @@ class Drawn:
         return plain, twin, swap(twin, kernels="native", precision=self.precision)
 
 
-def infers_alike(twin: Isotropic, plain: Isotropic, case: Drawn) -> bool:
+def infers_alike(twin: Isotropic, plain: Isotropic, pictures: Tensor, tolerance: Tolerance) -> bool:
     """Whether tokens without gradients are as near to those in float64 as the comparison asks."""
-    pictures, tolerance = case.pictures(), case.tolerance()
     with torch.no_grad():
         exact = copy.deepcopy(plain).double().final_features(pictures.double()).tokens
         with torch.autocast("cpu", torch.bfloat16, enabled=tolerance.half):

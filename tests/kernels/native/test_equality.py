@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.kernels.native.comparison import off, violations
+from tests.kernels.native.comparison import Tolerance, off, violations
 from tests.kernels.native.drawn import Drawn, draws, infers_alike
 from torch import Tensor, nn
 
@@ -151,7 +151,40 @@ def test_a_gradient_that_is_missing_or_a_fifth_too_large_would_be_seen(
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
     plain, twin, _ = case.both(native, training=False)
-    assert infers_alike(twin, plain, case)
+    assert infers_alike(twin, plain, case.pictures(), case.tolerance())
+
+
+def far_from_zero(model: Isotropic, pictures: Tensor) -> Isotropic:
+    """Shift each channel so far that with these pictures its activation stays on one side of 0."""
+
+    def shift(convolution: nn.Module, given: object, out: Tensor) -> Tensor:
+        assert isinstance(convolution.bias, Tensor)
+        free = out - convolution.bias.view(-1, 1, 1)
+        sign = torch.where(torch.arange(out.shape[1]) % 4 == 0, -1.0, 1.0)
+        convolution.bias.copy_(1.3 * sign * free.abs().amax((0, 2, 3)))
+        return free + convolution.bias.view(-1, 1, 1)
+
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [convolution.register_forward_hook(shift) for convolution in convolutions]
+    with torch.no_grad():
+        model.final_features(pictures)
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS[1:])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("dim", "kernel", "height", "width"), [(40, 4, 5, 9), (33, 7, 8, 8), (48, 9, 6, 20)])
+def test_relus_gradients_in_bf16_where_none_is_at_its_jump(
+    native: NativeLibrary, instructions: str, training: bool, dim: int, kernel: int, height: int, width: int
+) -> None:
+    case = Case(dim, 2, kernel, 2, height, width, 2, "relu", training, "bf16", instructions)
+    native.choose(instructions)
+    plain = far_from_zero(case.model(), case.pictures())
+    twin = copy.deepcopy(plain)
+    swap(twin, kernels="native", precision="bf16")
+    assert violations(twin, plain, case.pictures(), Tolerance.of("bf16", "relu", far=True)) == []
 
 
 def test_the_gradient_of_the_picture(native: NativeLibrary) -> None:

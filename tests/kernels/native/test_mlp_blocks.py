@@ -77,7 +77,7 @@ CASES = st.builds(
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
     plain, twin, swapped = case.both(native, training=False)
     assert type(twin.blocks).__name__ == "NativeMlpBlocks", swapped
-    assert infers_alike(twin, plain, case)
+    assert infers_alike(twin, plain, case.pictures(), case.tolerance())
 
 
 def mixer(**changes: object) -> Isotropic:

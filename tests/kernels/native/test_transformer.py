@@ -97,7 +97,7 @@ def test_twins_equal_the_plain_modules(native: NativeLibrary, case: Case) -> Non
 @given(case=CASES)
 def test_inference_equals_the_plain_modules(native: NativeLibrary, case: Case) -> None:
     plain, twin, _ = case.both(native, training=False)
-    assert infers_alike(twin, plain, case)
+    assert infers_alike(twin, plain, case.pictures(), case.tolerance())
 
 
 def vit(**changes: object) -> Isotropic:
