@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.common import ROOT, parser, record
+from benchmarks.common import ROOT, hardware, parser, record, surroundings
 
 _DEIT5 = "DeiT, table 5"
 _CONVMIXER1 = "ConvMixer, table 1"
@@ -73,7 +73,10 @@ def main() -> int:
     logging.getLogger("isopatch").setLevel(logging.INFO)
     started = time.monotonic()
     path = given.out or ROOT / "results" / "papers_table.json"
-    rows = {row["label"]: row for row in json.loads(path.read_text())["rows"]} if path.is_file() else {}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+    if before.get("hardware", hardware()) != hardware():
+        sys.exit(f"{path} was measured on {before['hardware']}: a table of this machine's takes --out FILE")
+    rows = {row["label"]: row for row in before["rows"]}
     for name in given.rows or known:
         rows[name] = measure(known[name], given.batch, given.rounds, given.threads, given.seed)
         print(f"{name}: {rows[name]['images_per_second']}", flush=True)
@@ -125,6 +128,7 @@ def measure(line: Line, batch: int, rounds: int, threads: str, seed: int) -> dic
         "images_per_second": {kernels: round(row["images_per_second"], 3) for kernels, row in best.items()},
         "settings": best,
         "absent": model["absent"],
+        **{key: value for key, value in surroundings().items() if key in ("commit", "date")},
     }
 
 

@@ -1,4 +1,7 @@
-"""Write results/papers_table.md from results/papers_table.json: `python tools/papers_table.py [--check]`."""
+"""Write results/papers_table.md and .png from results/papers_table.json.
+
+`PYTHONPATH=src python tools/papers_table.py`; with `--check` only say whether the page is that of the result.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 SOURCE, TARGET = RESULTS / "papers_table.json", RESULTS / "papers_table.md"
+PICTURE = RESULTS / "papers_table.png"
 
 HEAD = (
     "model", "picture", "parameters", "GMACs", "published top-1", "source", "plain images/s",
@@ -32,6 +36,8 @@ def page(result: Mapping[str, Any]) -> str:
             "",
             f"{result['measured']}.",
             "",
+            f"![Multiply-adds and published accuracy against images/s]({PICTURE.name})",
+            "",
         ]
     )
 
@@ -52,6 +58,40 @@ def _row(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def draw(result: Mapping[str, Any]) -> None:
+    """Draw the table as `isopatch bench --plot` draws what it measures."""
+    from isopatch.report.bench_plot import write_bench_plot
+
+    machine = {"gpu": None, "cpu": result["hardware"], "versions": {"torch": result["versions"]["torch"]}}
+    rows = [row for each in result["rows"] for row in each["settings"].values()]
+    document = {
+        "mode": "infer",
+        "batch": result["batch"],
+        "rounds": result["n"],
+        "threads": sorted({row["threads"] for row in rows}),
+        "machine": machine,
+        "models": [_drawn(row) for row in result["rows"]],
+    }
+    write_bench_plot(document, PICTURE)
+
+
+def _drawn(row: Mapping[str, Any]) -> dict[str, Any]:
+    settings = list(row["settings"].values())
+    rates = [
+        2 * row["macs"] * each["images_per_second"] / each["share_of_matrix_rate"] / 1e9 for each in settings
+    ]
+    return {
+        "model": row["label"],
+        "macs": row["macs"],
+        "accuracy": [] if row["top1"] is None else [{"top1": row["top1"]}],
+        "contenders": settings,
+        "matrix_gflops": [
+            {"precision": each["precision"], "gflops": rate}
+            for each, rate in zip(settings, rates, strict=True)
+        ],
+    }
+
+
 def main() -> int:
     """Write or check; without a result there must be no page."""
     if not SOURCE.is_file():
@@ -60,6 +100,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         return 0 if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == wanted else 1
     TARGET.write_text(wanted, encoding="utf-8")
+    draw(json.loads(SOURCE.read_text(encoding="utf-8")))
     return 0
 
 

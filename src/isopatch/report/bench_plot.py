@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isopatch.errors import IsopatchError
 from isopatch.files import replace_file
+from isopatch.report.names import Line, name_lines
 from isopatch.report.plots import INK, SERIES, STYLE
 from isopatch.report.png import QUIET, to_png
 
@@ -68,6 +69,7 @@ def _draw_macs(axes: Axes, models: Sequence[Row], document: Mapping[str, Any]) -
     axes.set_title("multiply-adds of a picture, in 10⁹", loc="left", fontsize=9.5)
     if document["mode"] == "infer":
         _draw_limit(axes, models)
+    name_lines(axes, [_line(model, model["macs"] / 1e9) for model in models])
 
 
 def _draw_limit(axes: Axes, models: Sequence[Row]) -> None:
@@ -94,20 +96,20 @@ def _draw_accuracy(axes: Axes, models: Sequence[Row], accuracy: Mapping[int, flo
     _draw(axes, models, accuracy)
     axes.margins(y=0.18)
     axes.set_title("published top-1 in %", loc="left", fontsize=9.5)
+    name_lines(axes, [_line(model, accuracy[id(model)]) for model in models])
 
 
 def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> None:
-    """Draw a line of marks for each model, named at its fastest end."""
+    """Draw a line of marks for each model."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_xscale("log")
     seen: set[str] = set()
     for model in models:
         y = heights[id(model)]
-        rows = [row for row in model["contenders"] if row["best"]]
-        rates = [row["images_per_second"] for row in rows]
+        _, rates, _ = _line(model, y)
         axes.plot([min(rates), max(rates)], [y, y], color=QUIET, linewidth=1.0, alpha=0.45, zorder=1)
-        for row in rows:
+        for row in (row for row in model["contenders"] if row["best"]):
             name = row["contender"]
             color, marker, filled = _MARKS[name]
             axes.plot(
@@ -123,16 +125,6 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> No
                 zorder=3 if filled else 2,
             )
             seen.add(name)
-        axes.annotate(
-            model["model"],
-            ((min(rates) * max(rates)) ** 0.5, y),
-            textcoords="offset points",
-            xytext=(0, -16 if _close_above(model, models, heights) else 8),
-            ha="center",
-            fontsize=8,
-            color=QUIET,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-        )
     axes.set_xlabel("images/s, the fastest setting of each")
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=12))
     axes.xaxis.set_major_formatter(lambda value, _position: f"{value:,g}")
@@ -140,11 +132,8 @@ def _draw(axes: Axes, models: Sequence[Row], heights: Mapping[int, float]) -> No
     axes.margins(x=0.12)
 
 
-def _close_above(model: Row, models: Sequence[Row], heights: Mapping[int, float]) -> bool:
-    """Whether another model's line is where the name would stand: as accuracies are, a point apart."""
-    own = heights[id(model)]
-    others = [heights[id(other)] for other in models if other is not model]
-    return any(own <= other <= own * 1.01 for other in others)
+def _line(model: Row, y: float) -> Line:
+    return model["model"], [row["images_per_second"] for row in model["contenders"] if row["best"]], y
 
 
 def _accuracy(model: Row) -> float:
