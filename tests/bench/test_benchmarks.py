@@ -54,19 +54,33 @@ def test_a_row_is_measured_and_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     assert result["bench"]["models"][0]["contenders"]
 
 
+def fastest(contender: str, rate: float) -> dict[str, object]:
+    return {
+        "contender": contender,
+        "best": True,
+        "precision": "bf16",
+        "threads": 2,
+        "images_per_second": rate,
+        "share_of_matrix_rate": 0.5,
+    }
+
+
 RESULT = {
     "batch": 8,
     "n": 5,
     "hardware": "a machine",
+    "versions": {"torch": "2.13.0"},
     "measured": "1 of 18 models",
     "rows": [
         {
             "label": "DeiT-S at patch 7", "image_size": 224, "parameters": 22_000_000, "macs": 30_000_000_000,
             "top1": None, "source": None, "images_per_second": {"plain": 10.0, "native": 25.0},
+            "settings": {"a": fastest("isopatch-plain", 10.0), "b": fastest("isopatch-native", 25.0)},
         },
         {
             "label": "ResNet-50", "image_size": 224, "parameters": 25_557_032, "macs": 4_089_184_256,
             "top1": 76.2, "source": "DeiT, table 5", "images_per_second": {"plain": 40.0},
+            "settings": {"plain": fastest("isopatch-plain", 40.0)},
         },
     ],
 }  # fmt: skip
@@ -80,12 +94,14 @@ def test_the_papers_table_is_made_from_its_result(tmp_path: Path, monkeypatch: p
     spec.loader.exec_module(tool)
     monkeypatch.setattr(tool, "SOURCE", tmp_path / "papers_table.json")
     monkeypatch.setattr(tool, "TARGET", tmp_path / "papers_table.md")
+    monkeypatch.setattr(tool, "PICTURE", tmp_path / "papers_table.png")
     monkeypatch.setattr(sys, "argv", ["papers_table.py", "--check"])
     assert tool.main() == 0  # nothing measured, no page
     tool.SOURCE.write_text(json.dumps(RESULT))
     assert tool.main() == 1  # a result without its page
     monkeypatch.setattr(sys, "argv", ["papers_table.py"])
     assert tool.main() == 0
+    assert tool.PICTURE.read_bytes().startswith(b"\x89PNG")
     text = tool.TARGET.read_text()
     assert "| DeiT-S at patch 7 | 224 | 22,000,000 | 30 | - | - | 10 | 25 | 2.50 |" in text
     assert "| ResNet-50 | 224 | 25,557,032 | 4.09 | 76.2 | DeiT, table 5 | 40 | - | - |" in text
@@ -98,6 +114,14 @@ def test_the_papers_table_is_made_from_its_result(tmp_path: Path, monkeypatch: p
 def test_the_page_in_results_is_up_to_date() -> None:
     check = [sys.executable, str(ROOT / "tools" / "papers_table.py"), "--check"]
     assert subprocess.run(check, check=False).returncode == 0, "run python tools/papers_table.py"
+
+
+def test_a_table_is_not_continued_on_other_hardware(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, out = module("benchmarks.papers_table"), tmp_path / "table.json"
+    out.write_text(json.dumps(RESULT))
+    monkeypatch.setattr(sys, "argv", ["benchmarks/papers_table.py", "DeiT-S", "--out", str(out)])
+    with pytest.raises(SystemExit, match="measured on a machine: a table of this machine's takes --out FILE"):
+        table.main()
 
 
 def test_the_authors_remark_is_answered_from_the_rows() -> None:
