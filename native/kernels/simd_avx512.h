@@ -84,17 +84,14 @@ static inline __attribute__((always_inline)) void transpose(V* rows) {
   }
 }
 
+#ifdef __AVX512BF16__
 // Two rows as pairs of bf16: entry i holds (even[i], odd[i]).
 static inline V pairs(V even, V odd) {
-#ifdef __AVX512BF16__
   const __m512i apart = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
   const __m512i upper = _mm512_slli_epi32(_mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16), 16);
   const __m512i lower = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   return _mm512_castsi512_ps(_mm512_permutexvar_epi16(_mm512_or_si512(upper, lower), apart));
-#else
-  __m512i low = _mm512_cvtepu16_epi32(narrow(even)), high = _mm512_cvtepu16_epi32(narrow(odd));
-  return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-#endif
 }
+#endif
 
 }  // namespace NS
