@@ -4,6 +4,7 @@
 // function of Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7, which needs the same exp(-u^2 / 2) as phi.
 #pragma once
 #include "isa.h"
+#include "normal_curve.h"
 
 namespace NS {
 
@@ -50,43 +51,13 @@ static inline V normal_cdf(V u, V& e) {
   return where_negative(u, tail, set1(1.0f) - tail);
 }
 
-// The same for activations stored in bf16, whose values have eight bits: 1/2 plus an odd polynomial on [-4, 4], clamped
-// there. Both are fits of least largest error among those that end in exactly 0 and 1: where they do not, GELU grows with
-// |u| where it should vanish, and a norm makes a large number of what a channel that is never on leaves. Phi is off by
-// 3.3e-5 at most, GELU by 1.3e-4; the slope by 3.1e-4 on [-3.5, 3.5] and 5.1e-4 everywhere (at 4, where it truly is 1.0005).
-static inline V clamped(V u) { return max(set1(-4.0f), min(set1(4.0f), u)); }  // this order keeps NaN
-
-static inline V rough_cdf(V u) {
-  const V k = clamped(u), z = k * k;
-  V p = set1(-1.30364786e-09f);
-  p = fma(p, z, set1(1.05642322e-07f));
-  p = fma(p, z, set1(-3.73085209e-06f));
-  p = fma(p, z, set1(7.63679127e-05f));
-  p = fma(p, z, set1(-1.02175621e-03f));
-  p = fma(p, z, set1(9.58256051e-03f));
-  p = fma(p, z, set1(-6.60644993e-02f));
-  p = fma(p, z, set1(3.98805499e-01f));
-  return fma(p, k, set1(0.5f));
-}
-
-static inline V rough_slope(V u) {
-  const V k = clamped(u), z = k * k;
-  V p = set1(-1.73469719e-08f);
-  p = fma(p, z, set1(1.26641123e-06f));
-  p = fma(p, z, set1(-3.96494979e-05f));
-  p = fma(p, z, set1(7.01287412e-04f));
-  p = fma(p, z, set1(-7.77054019e-03f));
-  p = fma(p, z, set1(5.61713465e-02f));
-  p = fma(p, z, set1(-2.62371987e-01f));
-  p = fma(p, z, set1(7.96846867e-01f));
-  return fma(p, k, set1(0.5f));
-}
-
 // T: what the activation is stored as.
 template <Act A, class T>
 static inline V activate(V u) {
   if (A == Act::relu) return max(zero(), u);  // this order keeps NaN
-  if (sizeof(T) == 2) return u * rough_cdf(u);
+#ifndef ISOPATCH_AVX2
+  if (sizeof(T) == 2) return u * OnCurve(u).of(PHI);
+#endif
   V e;
   return u * normal_cdf(u, e);
 }
@@ -98,10 +69,13 @@ static inline V activate(V u, V& slope) {
     slope = where_positive(u, set1(1.0f));
     return max(zero(), u);
   }
+#ifndef ISOPATCH_AVX2
   if (sizeof(T) == 2) {
-    slope = rough_slope(u);
-    return u * rough_cdf(u);
+    const OnCurve at(u);
+    slope = at.of(SLOPE);
+    return u * at.of(PHI);
   }
+#endif
   V e, cdf = normal_cdf(u, e);
   slope = fma(u * set1(0.39894228f), e, cdf);
   return u * cdf;

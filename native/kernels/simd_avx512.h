@@ -47,6 +47,12 @@ static inline V where_negative(V x, V a, V b) {
 static inline V where_positive(V x, V a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_GT_OQ), a);
 }
+// x, no larger than `limit` > 0, with its sign; limit where x is NaN
+static inline V shrunk_to(V x, V limit) { return _mm512_range_ps(x, limit, 2); }
+// Entries of 32 floats: for each place the one that the lowest five bits of `index` name.
+static inline V one_of_32(const float* entries, V index) {
+  return _mm512_permutex2var_ps(_mm512_load_ps(entries), _mm512_castps_si512(index), _mm512_load_ps(entries + W));
+}
 // 1 / x to about 24 bits.
 static inline V reciprocal(V x) {
   V guess = _mm512_rcp14_ps(x);

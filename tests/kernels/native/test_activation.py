@@ -15,8 +15,8 @@ from isopatch.nn.skeleton import Isotropic
 
 SETS = pytest.mark.parametrize("instructions", INSTRUCTIONS[1:])
 TYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-# Of GELU's value and slope, beside the rounding to the storage type: see activation.h.
-VALUE, SLOPE = {torch.float32: 1e-6, torch.bfloat16: 1.4e-4}, {torch.float32: 2e-6, torch.bfloat16: 5.2e-4}
+# Of GELU's value and slope, beside the rounding to the storage type: see normal_curve.h.
+VALUE, SLOPE = {torch.float32: 1e-6, torch.bfloat16: 1.4e-4}, {torch.float32: 2e-6, torch.bfloat16: 5.3e-4}
 ROUNDING = {torch.float32: 2**-22, torch.bfloat16: 2**-8}
 
 
@@ -93,7 +93,8 @@ def test_far_out_it_is_nothing_or_the_identity(
     assert torch.equal(found[u > 0], u[u > 0])
     assert found[u < 0].abs().max() <= 3e-7  # -5.5 Phi(-5.5) is 1e-7
     slope = slopes(native, u)
-    assert (slope - (u > 0).float()).abs().max() <= (1e-6 if dtype == torch.float32 else 0)
+    like_float = dtype == torch.float32 or instructions == "avx2"
+    assert (slope - (u > 0).float()).abs().max() <= (1e-6 if like_float else 0)
     assert torch.equal(values(native, u, act=1), u.clamp(min=0))
 
 
