@@ -1,10 +1,10 @@
 """Where a native step's time goes, pass by pass, and how much of it the CPU's own arithmetic must take.
 
-Claim: no step is faster than its bound: its products and depthwise sums at the rate that the product kernel
-reaches on this core in bf16 with operands in the cache, and its activations and their slopes at the rate of a
-pass that does nothing else, also in the cache. What lies between bound and step is all that better kernels
-could gain here; a floor beyond the bound cannot be reached on this CPU. What memory costs is seen beside it:
-the same passes with a sixteenth of the pictures, whose activations stay in the caches. One thread, bf16.
+Claim: no step is faster than its bound: its products, its depthwise sums, and its activations and their
+slopes, each at the rate of a pass of these kernels that does nothing else, in bf16 with everything in the
+cache. What lies between bound and step is what statistics, norms, residuals, changes of layout and memory
+take. What memory takes is seen beside it: the same passes with a sixteenth of the pictures, whose activations
+stay in the caches. One thread.
 Where other work shares the core, a step meets the rates that the same kernels usually reach, not their best:
 shares at both are recorded. On a quiet core they are nearly the same.
 A ConvMixer's 1x1 steps with their epilogues reach at least 45 % of the product kernel's rate (aim 70 %).
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from benchmarks.common import parser, record, spread
+from benchmarks.native_rates import Map, Rates, measured, of_all
 from benchmarks.speed import Row
 from benchmarks.speed_inference import ROWS as INFERENCE
 from benchmarks.speed_training import ROWS as TRAINING
@@ -120,7 +121,8 @@ class Ledger:
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.products: defaultdict[str, float] = defaultdict(float)
-        self.sums = self.activations = 0.0
+        self.sums: defaultdict[Map, float] = defaultdict(float)
+        self.activations = 0.0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -132,7 +134,10 @@ class Ledger:
             self.seconds[name] += time.perf_counter() - start
             if name in PRODUCTS:
                 self.products[name] += PRODUCTS[name](arguments)
-            self.sums += SUMS[name](arguments) if name in SUMS else 0
+            if name in SUMS:
+                self.sums[arguments["kernel"], arguments["height"], arguments["width"]] += SUMS[name](
+                    arguments
+                )
             self.activations += ACTIVATIONS[name](arguments) if name in ACTIVATIONS else 0
 
         NativeLibrary.call = call  # type: ignore[method-assign]
@@ -178,102 +183,29 @@ def main() -> int:
         instructions=loaded().instructions,
         operations_per_second=best.operations,
         activations_per_second=best.activations,
+        depthwise_operations_per_second=_by_map(best),
         usual_operations_per_second=usual.operations,
         usual_activations_per_second=usual.activations,
+        usual_depthwise_operations_per_second=_by_map(usual),
         rows=found,
     )
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What the core does in a second with everything in its cache."""
-
-    operations: float
-    activations: float
-
-    def __str__(self) -> str:
-        return f"{self.operations / 1e9:.0f} GFLOP/s, {self.activations / 1e9:.1f} G activations/s"
+def _by_map(rates: Rates) -> dict[str, float]:
+    return {f"k{kernel} {height}x{width}": rate for (kernel, height, width), rate in rates.sums.items()}
 
 
 def profiles(rows: Sequence[Row], n: int) -> tuple[list[dict[str, Any]], Rates, Rates]:
     """Profile rows; with them the best and the usual rates, measured before, between and after."""
-    rates, watched = [_rates()], []
+    watched: list[Watched] = []
+    found = [measured(())]
     for row in rows:
         watched.append(watch(row, n))
-        rates.append(_rates())
+        found.append(measured(sorted({each for seen in watched for each in seen.ledgers[0].sums})))
     best, usual = (
-        _of_all([pair[i] for pair in rates], pick) for i, pick in enumerate((max, statistics.median))
+        of_all([pair[i] for pair in found], pick) for i, pick in enumerate((max, statistics.median))
     )
     return [described(each, best, usual) for each in watched], best, usual
-
-
-def _of_all(rates: list[Rates], pick: Callable[[list[float]], float]) -> Rates:
-    return Rates(pick([each.operations for each in rates]), pick([each.activations for each in rates]))
-
-
-def _rates() -> tuple[Rates, Rates]:
-    """The best and the usual."""
-    products, activations = product_rates(torch.bfloat16), activation_rates(torch.bfloat16)
-    return Rates(products[0], activations[0]), Rates(products[1], activations[1])
-
-
-def product_rates(dtype: torch.dtype) -> list[float]:
-    """Operations a second of the product kernel with operands in the cache: the best, and the median.
-
-    From what more columns cost, so that calling it and fetching its rows do not count.
-    """
-    few, many = 256, 512
-    seconds = _extra_seconds(_product(dtype, few), _product(dtype, many))
-    return [2 * _ROWS * _INNER * (many - few) / each for each in seconds]
-
-
-_ROWS, _INNER = 96, 512
-
-
-def _product(dtype: torch.dtype, columns: int) -> Callable[[], None]:
-    """A product, _ROWS x _INNER x columns."""
-    lib = loaded()
-    packed, bias = lib.pack(torch.randn(columns, _INNER), dtype), torch.zeros(columns)
-    a, out = torch.randn(_ROWS, _INNER).to(dtype), torch.empty(_ROWS, columns, dtype=dtype)
-    sizes = {"rows": _ROWS, "inner": _INNER, "columns": columns, "chunk": _ROWS, "rows_per_image": _ROWS}
-    how = {"dtype": int(dtype == torch.bfloat16), "act": 0, "source": 0}
-    return lambda: lib.call("linear_forward", **how, **sizes, in_=a, weight=packed, bias=bias, out=out)
-
-
-def activation_rates(dtype: torch.dtype) -> list[float]:
-    """Exact GELUs a second, with the norm behind them, of values in the cache: the best, and the median."""
-    few, many = 32, 128
-    seconds = _extra_seconds(_activations(dtype, few), _activations(dtype, many))
-    return [_CHANNELS * (many - few) / each for each in seconds]
-
-
-_CHANNELS = 256
-
-
-def _activations(dtype: torch.dtype, rows: int) -> Callable[[], None]:
-    """A pass over rows x _CHANNELS values."""
-    lib = loaded()
-    u, out = torch.randn(rows, _CHANNELS).to(dtype), torch.empty(rows, _CHANNELS, dtype=dtype)
-    how = {"dtype": int(dtype == torch.bfloat16), "act": 0, "rows": rows, "chunk": rows}
-    one = torch.ones(_CHANNELS)
-    return lambda: lib.call("normalise", **how, channels=_CHANNELS, u=u, scale=one, shift=one, x=out)
-
-
-def _extra_seconds(few: Callable[[], None], many: Callable[[], None]) -> list[float]:
-    """What `many` takes longer than `few`, of the fastest calls and of the middle ones.
-
-    By turns, since a machine is slower at times.
-    """
-    seconds: dict[Callable[[], None], list[float]] = {few: [], many: []}
-    for _ in range(3000):
-        for call, taken in seconds.items():
-            start = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - start)
-    extra = [pick(seconds[many]) - pick(seconds[few]) for pick in (min, statistics.median)]
-    if min(extra) <= 0:
-        sys.exit("more work took less time: this machine is too busy for a profile")
-    return extra
 
 
 @dataclass(frozen=True)
@@ -305,7 +237,7 @@ def described(watched: Watched, rates: Rates, usual: Rates) -> dict[str, Any]:
     arithmetic, usually = (
         {
             "products": products / rate.operations,
-            "depthwise": ledger.sums / rate.operations,
+            "depthwise": sum(operations / rate.sums[of] for of, operations in ledger.sums.items()),
             "activations": ledger.activations / rate.activations,
         }
         for rate in (rates, usual)
@@ -332,7 +264,7 @@ def described(watched: Watched, rates: Rates, usual: Rates) -> dict[str, Any]:
             for name, operations in ledger.products.items()
         },
         "product_operations": products,
-        "depthwise_operations": ledger.sums,
+        "depthwise_operations": sum(ledger.sums.values()),
         "activations": ledger.activations,
     }
 

@@ -11,6 +11,19 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- results:begin (made by tools/readme_results.py) -->"
 END = "<!-- results:end -->"
 
+# What nobody could run yet: name of the result file, claim, command.
+WAITING = {
+    "speed_gpu": (
+        "ConvMixer-1536/20 and 768/32 on a GPU, inference and training: at least 2 times timm's best (aim 4)",
+        "python -m benchmarks.speed_gpu",
+    ),
+    "cifar10_gpu": (
+        "CIFAR-10, ConvMixer-256/8 k9 p1 (706,570 parameters) on a GPU, three seeds: mean >= 95.7 % "
+        "(aim 96.0); time to 94 % stated",
+        "python -m benchmarks.accuracy.cifar10_gpu --folder DIR",
+    ),
+}
+
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the Markdown table, one line a result file, and the machines they were measured on."""
@@ -27,6 +40,12 @@ def table(results: list[dict[str, Any]]) -> str:
             + f" {machines.index(result['hardware']) + 1} |"
             * several
         )
+    measured = {result["name"] for result in results}
+    lines += [
+        f"| {claim} | not measured: no GPU | 0 | `{command}` |" + "  |" * several
+        for name, (claim, command) in WAITING.items()
+        if name not in measured
+    ]
     numbered = [f"{n}: {machine}" for n, machine in enumerate(machines, 1)] if several else machines
     return "\n".join([*lines, "", f"Measured on: {'; '.join(numbered)}."])
 

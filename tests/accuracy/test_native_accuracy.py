@@ -19,6 +19,17 @@ def test_pairs_differ_in_the_kernels_alone(script) -> None:
     assert (code == 0) == result["passed"] == (abs(mean) < 0.005)
 
 
+@pytest.mark.usefixtures("needs_native")
+def test_gradients_are_compared_and_controls_fail(script) -> None:
+    small = "--model.image_size 8 --model.dim 16 --model.depth 1 --epochs 1"
+    code, result = script("native_gradients", "--n", "2", "--changes", small)
+    assert result["figure"]["native fp32"]["error"] < 1e-4
+    assert 1e-4 < result["figure"]["native bf16"]["error"] < 0.2
+    ours, plain = result["figure"]["native bf16"], result["figure"]["plain bf16"]
+    kept = ours["error"] <= 1.25 * plain["error"] and abs(ours["scale"] - 1) <= 0.005
+    assert (code == 0) == result["passed"] == kept
+
+
 def test_width_reads_the_curve_and_goes_on(script, monkeypatch) -> None:
     monkeypatch.setattr(width_cost, "BATCH", 64)
     arguments = ("--image-size", "8", "--widths", "8", "--depth", "1", "--epochs", "2")

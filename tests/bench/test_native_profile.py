@@ -28,7 +28,11 @@ def profile() -> Any:
 def test_products_are_counted_as_the_model_counts_them(profile: Any, architecture: str, mode: str) -> None:
     sizes = {"dim": 64, "depth": 2, "patch_size": 4, "num_classes": 10, **ROW[architecture]}
     row = profile.Row("tiny", architecture, mode, 4, None, None, image_size=32, arguments=sizes)
-    found = profile.described(profile.watch(row, 1), profile.Rates(3e12, 1e12), profile.Rates(1e12, 5e11))
+    watched = profile.watch(row, 1)
+    maps = {(3, 8, 8)} if architecture == "convmixer" else set()
+    assert watched.ledgers[0].sums.keys() == maps
+    best, usual = (profile.Rates(rate, rate / 2, dict.fromkeys(maps, rate)) for rate in (3e12, 1e12))
+    found = profile.described(watched, best, usual)
     assert found["images_per_second_at_bound"] > 0
     assert found["share_of_bound"] < found["share_at_usual_rates"]
     tokens, dim = 4 * (64 if architecture == "convmixer" else 65), 64
@@ -60,10 +64,11 @@ def test_products_are_counted_as_the_model_counts_them(profile: Any, architectur
 def test_it_fails_where_it_must(
     profile: Any, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rates = importlib.import_module("benchmarks.native_rates")
     sizes = {"dim": 32, "depth": 1, "patch_size": 4, "num_classes": 10, "kernel_size": 3}
     row = profile.Row("tiny", "convmixer", "train", 2, None, None, image_size=16, arguments=sizes)
     monkeypatch.setattr(profile, "TRAINING", (row,))
-    monkeypatch.setattr(profile, "product_rates", lambda dtype: [rate, rate])
+    monkeypatch.setattr(rates, "product_rates", lambda dtype: [rate, rate])
     out = tmp_path / "profile.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/native_profile.py", "tiny", "--n", "1", "--out", str(out)])
     assert profile.main() == 1
