@@ -69,28 +69,41 @@ struct TileSession {
 
 #endif
 
+// Sums of 32 x 32 in tiles 0 to 3: those of the upper 16 rows, then of the lower ones.
+static inline void clear_sums() {
+  tile_clear(0);
+  tile_clear(1);
+  tile_clear(2);
+  tile_clear(3);
+}
+// Adds 32 rows of A times 32 columns of B, strides in bytes.
+static inline void add_products(const void* upper, const void* lower, int64_t a_stride, const void* left, const void* right,
+                                int64_t b_stride) {
+  tile_load(4, upper, a_stride);
+  tile_load(6, left, b_stride);
+  tile_load(7, right, b_stride);
+  tile_product(0, 4, 6);
+  tile_load(5, lower, a_stride);
+  tile_product(1, 4, 7);
+  tile_product(2, 5, 6);
+  tile_product(3, 5, 7);
+}
+// To rows of `stride` floats.
+static inline void store_sums(float* to, int64_t stride) {
+  tile_store(0, to, stride * 4);
+  tile_store(1, to + 16, stride * 4);
+  tile_store(2, to + 16 * stride, stride * 4);
+  tile_store(3, to + 16 * stride + 16, stride * 4);
+}
+
 // acc (32 x PANEL) = A B; rows beyond those wanted are computed from what lies there.
 static inline void tile_by_amx(const char* a, int64_t a_stride, const char* b, int64_t b_stride, int steps, float* acc) {
   for (int column = 0; column < PANEL; column += 32) {
-    tile_clear(0);
-    tile_clear(1);
-    tile_clear(2);
-    tile_clear(3);
+    clear_sums();
     const char* right = b + column * 4;
-    for (int s = 0; s < steps; s += 16, right += 16 * b_stride) {
-      tile_load(4, a + s * 4, a_stride);
-      tile_load(6, right, b_stride);
-      tile_load(7, right + 64, b_stride);
-      tile_product(0, 4, 6);
-      tile_load(5, a + 16 * a_stride + s * 4, a_stride);
-      tile_product(1, 4, 7);
-      tile_product(2, 5, 6);
-      tile_product(3, 5, 7);
-    }
-    tile_store(0, acc + column, PANEL * 4);
-    tile_store(1, acc + column + 16, PANEL * 4);
-    tile_store(2, acc + 16 * PANEL + column, PANEL * 4);
-    tile_store(3, acc + 16 * PANEL + column + 16, PANEL * 4);
+    for (int s = 0; s < steps; s += 16, right += 16 * b_stride)
+      add_products(a + s * 4, a + 16 * a_stride + s * 4, a_stride, right, right + 64, b_stride);
+    store_sums(acc + column, PANEL);
   }
 }
 

@@ -65,7 +65,7 @@ const Table& table() {
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 // Changes with every change of a struct or function.
-EXPORT int isopatch_interface() { return 4; }
+EXPORT int isopatch_interface() { return 5; }
 
 EXPORT int isopatch_supported() { return supported(); }
 EXPORT int isopatch_chosen() { return chosen; }
@@ -153,6 +153,9 @@ static bool fits(const TransformerInfer& a) {
   return a.images > 0 && a.tokens > 0 && fits_lanes(a.dim) && fits_lanes(a.hidden) && a.heads > 0 &&
          a.dim % (16 * a.heads) == 0;
 }
+static bool fits(const ConvmixerInfer& a) {
+  return table().convmixer_infer && a.dtype == DTYPE_BF16 && fits_map(a) && a.height > 16 && a.width > 16 && a.width <= 32;
+}
 static bool fits(const FinishNorm& a) { return a.parts > 0 && a.each > 0 && a.channels > 0 && a.count > 0; }
 static bool fits(const AddUp& a) { return a.parts > 0 && a.size >= 0; }
 
@@ -185,6 +188,7 @@ PASS(linear_backward, LinearBackward)
 PASS(attention_forward, AttentionForward)
 PASS(attention_backward, AttentionBackward)
 PASS(transformer_infer, TransformerInfer)
+PASS(convmixer_infer, ConvmixerInfer)
 
 EXPORT int isopatch_finish_norm(const FinishNorm* a) {
   if (!fits(*a)) return REFUSED;

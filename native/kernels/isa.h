@@ -18,6 +18,7 @@ static inline void set_to(float* memory, int64_t count, float value) {
 
 // The strided reads and writes of one channel block defeat the hardware's prefetching: ask for the next block's lines.
 static inline void soon(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+static inline void soon_second(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }  // into the second cache
 static inline void soon_written(void* p) { __builtin_prefetch(p, 1, 3); }
 
 }  // namespace NS

@@ -1,6 +1,7 @@
 // The passes of one instruction set, as functions the dispatcher can choose from. Included once per translation unit.
 #pragma once
 #include "convmixer_backward.h"
+#include "planar.h"
 #include "transformer.h"
 #include "table.h"
 
@@ -76,6 +77,14 @@ static void run_transformer_infer(const TransformerInfer& a, int threads) {
     relu ? transformer_infer<float, Act::relu>(a, threads) : transformer_infer<float, Act::gelu>(a, threads);
 }
 
+#ifdef ISOPATCH_TILES
+static void run_convmixer_infer(const ConvmixerInfer& a, int threads) {
+  a.act == ACT_RELU ? convmixer_infer<Act::relu>(a, threads) : convmixer_infer<Act::gelu>(a, threads);
+}
+#else
+constexpr void (*run_convmixer_infer)(const ConvmixerInfer&, int) = nullptr;
+#endif
+
 static int64_t run_packed_bytes(int64_t dtype, int64_t inner, int64_t columns) {
   return dtype == DTYPE_BF16 ? packed_bytes<Operand>(inner, columns) : packed_bytes<float>(inner, columns);
 }
@@ -91,6 +100,6 @@ static const Table table = {run_depthwise_forward,  run_pointwise_forward,  run_
                             run_gradient_sums,      run_pointwise_backward, run_depthwise_backward,
                             run_stem_backward,      run_linear_forward,     run_linear_backward,
                             run_attention_forward,  run_attention_backward, run_transformer_infer,
-                            run_packed_bytes,       run_pack};
+                            run_convmixer_infer,    run_packed_bytes,       run_pack};
 
 }  // namespace NS

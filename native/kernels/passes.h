@@ -192,6 +192,22 @@ struct TransformerInfer {
   float* stream;           // (images, tokens, dim): in and out
 };
 
+// A ConvMixer block's weights for inference in the layout of planar.h.
+struct ConvmixerBlock {
+  const void* taps;        // bf16 (channels, kernel, 16): kernel rows with zeros behind
+  const float *depthwise_bias, *scale1, *shift1;
+  const void* matrix;      // bf16 (channels / 32, channels / 32, 32, 32): blocks of outputs, in each of inputs
+  const float *pointwise_bias, *scale2, *shift2;
+};
+
+// All blocks, one after another, for one picture after another: bf16, maps 17 to 32 wide and at least 17 high, with AMX.
+struct ConvmixerInfer {
+  int64_t dtype, act, images, height, width, channels, kernel, pad_top, pad_left, depth;
+  const ConvmixerBlock* blocks;
+  const void* in;
+  void* out;
+};
+
 struct AttentionBackward {
   int64_t dtype, images, tokens, heads, width;
   double factor;           // of q k^T

@@ -116,7 +116,7 @@ struct OpenMP {
 OpenMP openmp;
 
 struct Scratch {
-  static constexpr int slots = 16, bordered_slots = 2;
+  static constexpr int slots = 16, bordered_slots = 3;
   void* memory[slots + bordered_slots] = {};
   int64_t sizes[slots + bordered_slots] = {};
   Border borders[bordered_slots] = {};

@@ -18,6 +18,7 @@ struct Table {
   void (*attention_forward)(const AttentionForward&, int threads);
   void (*attention_backward)(const AttentionBackward&, int threads);
   void (*transformer_infer)(const TransformerInfer&, int threads);
+  void (*convmixer_infer)(const ConvmixerInfer&, int threads);  // null without tiles
   int64_t (*packed_bytes)(int64_t dtype, int64_t inner, int64_t columns);
   void (*pack)(int64_t dtype, const float* weights, int64_t inner_stride, int64_t column_stride, int64_t inner,
                int64_t columns, void* packed);

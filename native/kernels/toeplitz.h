@@ -91,6 +91,26 @@ struct Band {
       within[v] = _mm512_cmplt_epu16_mask(index[v], _mm512_set1_epi16(32));
     }
   }
+  // The rows of two tiles side by side, every one at a place of its own, which is loaded faster: the tile of the left
+  // columns begins LEFT rows behind that of the right ones, which are its last. row: 32 bf16.
+  static constexpr int ROWS = 24, LEFT = 8;
+  void write_rows(__m512i row, uint32_t* to) const {
+    __m512i entries[TWO / W];
+#pragma GCC unroll 4
+    for (int v = 0; v < TWO / W; ++v) entries[v] = _mm512_maskz_permutexvar_epi16(within[v], index[v], row);
+    write_row<0>(entries, to);
+  }
+  template <int R>
+  static inline void write_row(const __m512i* entries, uint32_t* to) {
+    if constexpr (R < ROWS) {
+      constexpr int first = FIRST + W - 2 * R, v = first / W;  // its entry
+      if constexpr (first % W == 0)
+        _mm512_store_si512(to + R * W, entries[v]);
+      else
+        _mm512_store_si512(to + R * W, _mm512_alignr_epi32(entries[v + 1], entries[v], first % W));
+      write_row<R + 1>(entries, to);
+    }
+  }
   // row: 32 bf16.
   template <int ENTRIES>
   void write(__m512i row, uint32_t* entries) const {
@@ -131,24 +151,10 @@ static inline void before_tile_loads() { asm volatile("" ::: "memory"); }
 
 // 32 rows and columns of a channel. in: its plane's first row of these; sums: rows of 32 floats.
 static inline void convolve_tiles(const bf16* in, int kernel, const uint32_t* taps, float* sums) {
-  tile_clear(0);
-  tile_clear(1);
-  tile_clear(2);
-  tile_clear(3);
-  for (int dy = 0; dy < kernel; ++dy, in += Toeplitz::WIDE, taps += Band::TWO) {
-    tile_load(4, in, 64);
-    tile_load(6, taps + Band::FIRST, Band::STRIDE);
-    tile_load(7, taps + Band::FIRST + 16, Band::STRIDE);
-    tile_product(0, 4, 6);
-    tile_load(5, in + 16 * Toeplitz::WIDE, 64);
-    tile_product(1, 4, 7);
-    tile_product(2, 5, 6);
-    tile_product(3, 5, 7);
-  }
-  tile_store(0, sums, 128);
-  tile_store(1, sums + 16, 128);
-  tile_store(2, sums + 16 * 32, 128);
-  tile_store(3, sums + 16 * 32 + 16, 128);
+  clear_sums();
+  for (int dy = 0; dy < kernel; ++dy, in += Toeplitz::WIDE, taps += Band::TWO)
+    add_products(in, in + 16 * Toeplitz::WIDE, 64, taps + Band::FIRST, taps + Band::FIRST + 16, Band::STRIDE);
+  store_sums(sums, Toeplitz::WIDE);
 }
 
 template <class Finish>

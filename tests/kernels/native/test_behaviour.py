@@ -60,7 +60,7 @@ def test_python_and_c_agree_on_every_struct() -> None:
     text = re.sub(r"//[^\n]*", "", HEADER.read_text())
     found, kinds = {}, {}
     for name, body in re.findall(r"struct (\w+) \{(.*?)\};", text, flags=re.S):
-        members = re.sub(r"\b(?:const|void|float|int64_t|double|TransformerBlock)\b|\*", " ", body)
+        members = re.sub(r"\b(?:const|void|float|int64_t|double|\w+Block)\b|\*", " ", body)
         snake = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
         found[snake] = re.findall(r"\w+", members)
         untyped = re.findall(r"\bvoid\s*([^;]*);", body)

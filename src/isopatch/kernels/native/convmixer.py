@@ -74,6 +74,18 @@ class Fixed:
     norm2: Norm
 
 
+def laid_out(lib: NativeLibrary, blocks: list[ConvMixerBlock], dtype: torch.dtype) -> list[Fixed]:
+    """Lay blocks out for inference."""
+    return [
+        Fixed(
+            weights_of(lib, block, dtype, backward=False),
+            norms.fixed(block.depthwise_norm),
+            norms.fixed(block.pointwise_norm),
+        )
+        for block in blocks
+    ]
+
+
 def infer(lib: NativeLibrary, shape: Shape, x: Tensor, blocks: list[Fixed]) -> Tensor:
     """Run blocks whose norms are fixed: two passes each, both norms applied where their input is made."""
     tile = 32 if "amx" in lib.instructions else 6  # `TileRows`

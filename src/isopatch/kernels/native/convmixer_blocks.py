@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from isopatch.kernels.convmixer_fit import unfit_blocks
 from isopatch.kernels.fallback import CPU
-from isopatch.kernels.native import convmixer, norms
-from isopatch.kernels.native.convmixer import Fixed
+from isopatch.kernels.native import convmixer, norms, planar
 from isopatch.kernels.native.fallback import (
     NOTHING,
     altered,
@@ -23,7 +22,6 @@ from isopatch.kernels.native.fallback import (
     served_type,
     watched,
 )
-from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NO_TENSOR, NativeLibrary, loaded
 from isopatch.kernels.native.native_twin import NativeBlocks
 from isopatch.kernels.native.shape import Shape, known_activation
@@ -31,6 +29,9 @@ from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
 from isopatch.nn.blocks import Blocks
 from isopatch.nn.layout import Grid
+
+T = TypeVar("T")
+Make = Callable[[NativeLibrary, "list[ConvMixerBlock]", torch.dtype], T]  # lays blocks out for inference
 
 
 def make(module: nn.Module, precision: Precision) -> nn.Module | Unfit | None:
@@ -58,7 +59,6 @@ class NativeConvMixerBlocks(NativeBlocks):
     computes = "ConvMixer blocks"
     plain = "ConvMixer blocks run"
     unfit = staticmethod(unfit)
-    _fixed: LaidOut[list[Fixed]]
 
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
@@ -90,26 +90,21 @@ class NativeConvMixerBlocks(NativeBlocks):
         blocks = cast("list[ConvMixerBlock]", list(self))
         if any(norms.uses_batch(norm) for block in blocks for norm in _norms(block)):
             return convmixer.forward(lib, shape, tokens, blocks)[0]
-        return convmixer.infer(lib, shape, tokens, self._laid_out(lib, parameters))
+        if planar.suits(lib, shape, blocks):
+            return planar.infer(lib, shape, tokens, self._laid_out(lib, parameters, planar.laid_out))
+        return convmixer.infer(lib, shape, tokens, self._laid_out(lib, parameters, convmixer.laid_out))
 
-    def _laid_out(self, lib: NativeLibrary, parameters: Sequence[Tensor]) -> list[Fixed]:
+    def _laid_out(self, lib: NativeLibrary, parameters: Sequence[Tensor], make: Make[T]) -> T:
         """Weights and norms for inference, made once and again when any of them changed."""
         blocks = cast("list[ConvMixerBlock]", list(self))
         both = [norm for block in blocks for norm in _norms(block)]
         running = [cast(Tensor, each) for norm in both for each in (norm.running_mean, norm.running_var)]
-        settings = [norm.eps for norm in both], [known_activation(block.activation) for block in blocks]
-
-        def make() -> list[Fixed]:
-            return [
-                Fixed(
-                    convmixer.weights_of(lib, block, self.dtype, backward=False),
-                    norms.fixed(block.depthwise_norm),
-                    norms.fixed(block.pointwise_norm),
-                )
-                for block in blocks
-            ]
-
-        return self._fixed.of(lib, [*parameters, *running], settings, make)
+        activations = [known_activation(block.activation) for block in blocks]
+        settings = make, [norm.eps for norm in both], activations
+        found: T = self._fixed.of(
+            lib, [*parameters, *running], settings, lambda: make(lib, blocks, self.dtype)
+        )
+        return found
 
 
 def ordered(block: ConvMixerBlock) -> list[nn.Parameter]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from isopatch.errors import IsopatchError
 
-INTERFACE = 4  # isopatch_interface() of the library this file was written for
+INTERFACE = 5  # isopatch_interface() of the library this file was written for
 FILE = "_isopatch_native.so"
 # isopatch_supported()'s numbers; the last runs the code for AMX without AMX, for tests.
 INSTRUCTIONS = ("none", "avx2", "avx512", "avx512_bf16", "amx", "amx_emulated")
@@ -55,6 +55,8 @@ FIELDS = {
     "transformer_block": "norm1_weight norm1_bias eps1 qkv qkv_bias proj proj_bias norm2_weight norm2_bias "
     "eps2 fc1 fc1_bias fc2 fc2_bias",
     "transformer_infer": "dtype act images tokens dim hidden heads depth blocks stream",
+    "convmixer_block": "taps depthwise_bias scale1 shift1 matrix pointwise_bias scale2 shift2",
+    "convmixer_infer": "dtype act images height width channels kernel pad_top pad_left depth blocks in out",
     "attention_backward": f"{_HEADS}qkv out g log_sums g_qkv",
 }
 # Members that point to packed weights, or to activations in the storage type or float; others: to floats.
@@ -65,6 +67,7 @@ PACKED = {
     "linear_forward": "weight",
     "linear_backward": "weight",
     "transformer_block": "qkv proj fc1 fc2",
+    "convmixer_block": "taps matrix",
 }
 STORED = {
     "depthwise_forward": "in x out",
@@ -78,6 +81,7 @@ STORED = {
     "linear_forward": "in out",
     "linear_backward": "g in g_in",
     "attention_forward": "qkv out",
+    "convmixer_infer": "in out",
     "attention_backward": "qkv out g g_qkv",
 }
 DOUBLES = ("eps", "eps1", "eps2", "factor")
