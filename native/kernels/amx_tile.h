@@ -76,17 +76,26 @@ static inline void clear_sums() {
   tile_clear(2);
   tile_clear(3);
 }
-// Adds 32 rows of A times 32 columns of B, strides in bytes.
+// Adds 32 rows of A times 32 columns of B, strides in bytes. between(i): what the vector units can do after product i.
+template <class Between>
 static inline void add_products(const void* upper, const void* lower, int64_t a_stride, const void* left, const void* right,
-                                int64_t b_stride) {
+                                int64_t b_stride, const Between& between) {
   tile_load(4, upper, a_stride);
   tile_load(6, left, b_stride);
   tile_load(7, right, b_stride);
   tile_product(0, 4, 6);
+  between(0);
   tile_load(5, lower, a_stride);
   tile_product(1, 4, 7);
+  between(1);
   tile_product(2, 5, 6);
+  between(2);
   tile_product(3, 5, 7);
+  between(3);
+}
+static inline void add_products(const void* upper, const void* lower, int64_t a_stride, const void* left, const void* right,
+                                int64_t b_stride) {
+  add_products(upper, lower, a_stride, left, right, b_stride, [](int) {});
 }
 // To rows of `stride` floats.
 static inline void store_sums(float* to, int64_t stride) {

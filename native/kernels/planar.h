@@ -116,13 +116,15 @@ static void planar_depthwise(const ConvmixerInfer& m, const ConvmixerBlock& b, c
       const bf16* in = p.x_at(row, channel);
       for (int dy = 0; dy < kernel; ++dy, in += p.row_stride, now ^= 1) {
         before_tile_loads();
-        add_products(in, in + 16 * p.row_stride, p.row_stride * 2, bands[now] + Band::LEFT * W, bands[now], 64);
         const bool more = dy + 1 < kernel;
         const int64_t next = more || row + 32 < rows ? channel : channel + 1;
-        for (int64_t at = dy * fetched; at < least(p.top + m.height, (dy + 1) * fetched); ++at)
-          soon(p.x_at(at, channel + 2));
-        if (next < last) lay_out(next, more ? dy + 1 : 0, bands[now ^ 1]);
-        end.some(pieces);
+        add_products(in, in + 16 * p.row_stride, p.row_stride * 2, bands[now] + Band::LEFT * W, bands[now], 64, [&](int i) {
+          end.some((pieces + 3 - i) / 4);
+          if (i == 2 && next < last) lay_out(next, more ? dy + 1 : 0, bands[now ^ 1]);
+          if (i == 3)
+            for (int64_t at = dy * fetched; at < least(p.top + m.height, (dy + 1) * fetched); ++at)
+              soon(p.x_at(at, channel + 2));
+        });
       }
       store_sums(found + row * Planar::WIDE, Planar::WIDE);
     }
@@ -174,9 +176,8 @@ static void planar_pointwise(const ConvmixerInfer& m, const ConvmixerBlock& b, c
       for (int i = 0; i < 32; ++i) soon_written(p.x_at(p.top + row, channel + i));
       clear_sums();
       for (int64_t step = 0; step < steps; ++step, weights += 2 * TILE, left += TILE, right += TILE) {
-        add_products(weights, weights + TILE, 64, left, right, 64);
+        add_products(weights, weights + TILE, 64, left, right, 64, [&](int i) { end.some((pieces + 3 - i) / 4); });
         for (int64_t i = 0; i < ahead; ++i, later += 32) soon_second(later);
-        end.some(pieces);
       }
       store_sums(sums[now], Planar::WIDE);
       end.sums = sums[now], end.row = row, end.channel = channel, end.next = 0, end.end = 32;
