@@ -16,6 +16,7 @@ from isopatch.kernels.native.library import loaded
 Map = tuple[int, int, int]  # kernel, height and width of a depthwise step
 Pick = Callable[[Sequence[float]], float]
 _ROWS, _INNER, _CHANNELS, _LANES = 96, 512, 256, 32
+_MORE = 5_000_000  # operations that take longer than a call
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def _activations(dtype: torch.dtype, rows: int) -> Callable[[], None]:
 def sum_rates(dtype: torch.dtype, of: Map) -> list[float]:
     """Operations a second of a depthwise step without norm or activation, maps in the cache: best, median."""
     kernel, height, width = of
-    few, many = 1, 3
+    of_a_map = 2 * _LANES * height * width * kernel**2
+    few, many = 1, 2 + _MORE // of_a_map
     seconds = _extra_seconds(_depthwise(dtype, of, few), _depthwise(dtype, of, many), 500)
-    return [2 * _LANES * height * width * kernel**2 * (many - few) / each for each in seconds]
+    return [of_a_map * (many - few) / each for each in seconds]
 
 
 def _depthwise(dtype: torch.dtype, of: Map, images: int) -> Callable[[], None]:

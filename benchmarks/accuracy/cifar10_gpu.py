@@ -91,15 +91,19 @@ def main() -> int:
 
 
 def seconds_to(top1: float, metrics: Path) -> float | None:
-    """Return the seconds of training before a run's first validation with at least this accuracy."""
-    trained = 0.0
+    """Return the seconds of a run, validations included, until one has at least this accuracy.
+
+    Of the first measured step behind that validation, since not every step is.
+    """
+    reached, seconds = False, 0.0
     for line in metrics.read_text(encoding="utf-8").splitlines():
         point: dict[str, Any] = json.loads(line)
         if point["kind"] == "train":
-            trained = point["seconds"]
-        elif point["kind"] == "eval" and point["top1"] >= top1:
-            return trained
-    return None
+            seconds = point["seconds"]
+            if reached:
+                break
+        reached = reached or (point["kind"] == "eval" and point["top1"] >= top1)
+    return seconds if reached else None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Are the native kernels' bfloat16 gradients biased? At a trained checkpoint, beside PyTorch's own.
 
 Claim: over the same training batches the mean gradient through the native kernels in bfloat16 is no further
-from float32's than 1.25 times PyTorch's own in bfloat16, and has its length along it (scale 1 within 0.005).
+from float32's than 1.25 times PyTorch's own in bfloat16, and has its length along it (scale 1 within 0.005);
+in float32 it differs by 1e-4 at most.
 What rounding leaves in a single batch averages out; what is left in the mean would steer the training. Errors
 are relative, of every parameter, then their mean; scale: the projection on the float32 gradient.
 Reference: the plain model in float32, in training mode, the same batches without augmentation, labels
@@ -36,6 +37,7 @@ from isopatch.kernels import swap
 
 BATCH = 128
 TIMES_PLAIN, SCALE = 1.25, 0.005
+EXACT = 1e-4  # of the native kernels in float32
 
 Gradients = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -81,7 +83,7 @@ def main() -> int:
         f"scale {ours['scale']:.4f} (parameters {ours['smallest_scale']:.3f} to {ours['largest_scale']:.3f})",
         figure=figure,
         passed=passed["native bf16"]
-        and passed["native fp32"]
+        and figure["native fp32"]["error"] <= EXACT
         and not any(passed[name] for name in passed if name.startswith("control")),
         n=given.n,
         seed=given.seed,

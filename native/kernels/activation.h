@@ -56,7 +56,7 @@ template <Act A, class T>
 static inline V activate(V u) {
   if (A == Act::relu) return max(zero(), u);  // this order keeps NaN
 #ifndef ISOPATCH_AVX2
-  if (sizeof(T) == 2) return u * OnCurve(u).of(PHI);
+  if (sizeof(T) == 2) return u * on_curve(u).of(PHI);
 #endif
   V e;
   return u * normal_cdf(u, e);
@@ -71,7 +71,7 @@ static inline V activate(V u, V& slope) {
   }
 #ifndef ISOPATCH_AVX2
   if (sizeof(T) == 2) {
-    const OnCurve at(u);
+    const OnCurve at = on_curve_or_nan(u);
     slope = at.of(SLOPE);
     return u * at.of(PHI);
   }

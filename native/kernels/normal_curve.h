@@ -56,10 +56,10 @@ constexpr Curve curve_of(double (*f)(double)) {
 // (at 4 it truly is 1.0005).
 constexpr Curve PHI = curve_of(normal_distribution), SLOPE = curve_of(gelu_slope);
 
-// Where a value lies: the segment in the lowest five bits, and the value, kept on [-4, 4]. NaN is taken for 4.
+// Where a value on [-4, 4] lies: it, and the segment in the lowest five bits.
 struct OnCurve {
   V value, segment;
-  explicit OnCurve(V u) : value(shrunk_to(u, set1((float)CURVE_END))) {
+  explicit OnCurve(V on) : value(on) {
     segment = fma(value, set1((float)SEGMENTS_PER_UNIT), set1(12582912.0f + 16));  // 1.5 2^23: rounds to whole numbers
   }
   V of(const Curve& curve) const {
@@ -67,6 +67,12 @@ struct OnCurve {
     return fma(slanted, value, one_of_32(curve.constant, segment));
   }
 };
+
+// u, kept on [-4, 4]. The first takes NaN for 4, the second, in two instructions, leaves it.
+static inline OnCurve on_curve(V u) { return OnCurve(shrunk_to(u, set1((float)CURVE_END))); }
+static inline OnCurve on_curve_or_nan(V u) {
+  return OnCurve(max(set1((float)-CURVE_END), min(set1((float)CURVE_END), u)));
+}
 
 }  // namespace NS
 

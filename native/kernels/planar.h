@@ -202,11 +202,13 @@ static void convmixer_infer(const ConvmixerInfer& m, int threads) {
     }
     planar_out(p, out + image * size);
   };
-  const int64_t alone = m.images - m.images % threads;  // a picture a thread; what is left they share
+  // A picture a thread; those left over they share, where that is sooner done.
+  constexpr int64_t SOME = 4;  // rows of a task
+  const int64_t left = m.images % threads, tasks = least(m.channels / LANES, (m.height + SOME - 1) / SOME);
+  const int64_t alone = left < least(threads, tasks) ? m.images - left : m.images;
   parallel_for(alone, threads, task_of(picture));
   for (int64_t image = alone; image < m.images; ++image) {
     const Planar p = planar_for(m);
-    constexpr int64_t SOME = 4;  // rows of a task
     planar_in(p, in + image * size);
     for (int64_t block = 0; block < m.depth; ++block) {
       const auto lanes = [&](int64_t task) {

@@ -60,6 +60,27 @@ def test_products_are_counted_as_the_model_counts_them(profile: Any, architectur
     assert found["depthwise_operations"] == depthwise * (3 if mode == "train" else 1)
 
 
+@pytest.mark.parametrize("instructions", ["amx", "amx_emulated"])
+def test_blocks_in_one_pass_are_counted(profile: Any, instructions: str) -> None:
+    native = library()
+    before = native.instructions
+    if native.choose(instructions) != instructions:
+        pytest.skip(f"this CPU has {native.supported}")
+    try:
+        sizes = {"dim": 64, "depth": 2, "patch_size": 1, "num_classes": 10, "kernel_size": 5}
+        row = profile.Row("tiny", "convmixer", "infer", 2, None, None, image_size=18, arguments=sizes)
+        ledger = profile.watch(row, 1).ledgers[0]
+    finally:
+        native.choose(before)
+    places, dim = 2 * 18 * 18, 64
+    assert ledger.products == {
+        "stem_forward": 2 * places * 32 * dim,
+        "convmixer_infer": 2 * 2 * places * dim**2,
+    }
+    assert ledger.tiled == 2 * 2 * places * dim * 5 * 32  # 32 columns for each kernel row
+    assert ledger.activations == places * dim * (1 + 2 * 2) and not ledger.sums
+
+
 @pytest.mark.parametrize("rate", [1e3, 1e16], ids=["step-below-its-bound", "slow-1x1-step"])
 def test_it_fails_where_it_must(
     profile: Any, rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import isopatch
 from isopatch.kernels import swap
 from isopatch.kernels.native.library import INSTRUCTIONS, NativeLibrary, dtype_number, floats
+from isopatch.kernels.native.linear import SOURCES
 from isopatch.nn.skeleton import Isotropic
 
 SETS = pytest.mark.parametrize("instructions", INSTRUCTIONS[1:])
@@ -106,6 +107,26 @@ def test_what_is_not_finite(native: NativeLibrary, instructions: str) -> None:
         u[0, :2] = torch.tensor([float("nan"), float("inf")])
         found = values(native, u)
         assert found[0, 0].isnan() and found[0, 1] == float("inf") and not found[0, 2:].any()
+
+
+@SETS
+@TYPES
+def test_the_slope_of_nan_is_nan(native: NativeLibrary, instructions: str, dtype: torch.dtype) -> None:
+    native.choose(instructions)
+    u, out = torch.zeros(32, 32, dtype=dtype), torch.empty(32, 32, dtype=dtype)
+    u[0, 0] = float("nan")
+    native.call(
+        "linear_backward",
+        **{"dtype": dtype_number(dtype), "act": 0, "source": SOURCES["act"], "rows": 32, "inner": 32},
+        **{"columns": 32, "chunk": 32, "groups": 1, "rows_per_image": 32, "residual": 0},
+        g=torch.ones(32, 32, dtype=dtype),  # finite, as behind a loss that leaves a place out
+        in_=u,
+        weight=native.pack(torch.eye(32), dtype),
+        g_in=out,
+        weight_sums=floats(1, 32, 32),
+        bias_sums=floats(1, 32),
+    )
+    assert out[0, 0].isnan() and (out.flatten()[1:] == 0.5).all()
 
 
 def stem_of(precision: str) -> tuple[Isotropic, Isotropic]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
 import torch
@@ -101,6 +102,19 @@ def error(native: NativeLibrary, case: Case, *, wrong: float = 0.0) -> float:
     return float(((ours - true).abs() - 2.0**-8 * true.abs()).max() / true.std())
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[None]:
+    """An entry for each call of the module's `infer` from now on."""
+    calls: list[None] = []
+    plain = module.infer
+
+    def infer(*arguments: object) -> object:
+        calls.append(None)
+        return plain(*arguments)
+
+    monkeypatch.setattr(module, "infer", infer)
+    return calls
+
+
 @INSTRUCTIONS
 @draws(14)
 @given(
@@ -115,6 +129,7 @@ def error(native: NativeLibrary, case: Case, *, wrong: float = 0.0) -> float:
 @example(height=33, width=17, kernel=15, dim=32, activation="relu", images=1)
 @example(height=17, width=31, kernel=4, dim=33, activation="gelu", images=3)
 @example(height=65, width=32, kernel=3, dim=32, activation="gelu", images=1)
+@example(height=33, width=17, kernel=3, dim=448, activation="gelu", images=1)  # rows in two parts
 def test_it_is_the_block(
     native: NativeLibrary,
     instructions: str,
@@ -144,8 +159,9 @@ def test_a_model_runs_on_it_and_equals_the_plain_one(
     twin = copy.deepcopy(plain)
     swap(twin, kernels="native", precision="bf16")
     images = torch.randn(5, 3, 18, 20, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(convmixer, "infer", None)  # what else would run
+    calls = counted(monkeypatch, planar)
     assert infers_alike(twin, plain, images, Tolerance.of("bf16", "gelu"))
+    assert len(calls) == 1
     with torch.no_grad():
         before = twin.final_features(images).tokens
         twin.load_state_dict({name: 1.5 * value for name, value in plain.state_dict().items()})
@@ -173,9 +189,10 @@ def test_elsewhere_the_passes_run(
     choose(native, instructions)
     twin = build("convmixer", dim=32, patch_size=1, image_size=grid).eval()
     swap(twin, kernels="native", precision=precision)
-    monkeypatch.setattr(planar, "infer", None)
+    calls, others = counted(monkeypatch, convmixer), counted(monkeypatch, planar)
     with torch.no_grad():
         twin(torch.randn(2, 3, *grid))
+    assert (len(calls), len(others)) == (1, 0)
 
 
 @INSTRUCTIONS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,10 @@ from isopatch.kernels.native.fallback import (
     served_type,
     watched,
 )
+from isopatch.kernels.native.laid_out import LaidOut
 from isopatch.kernels.native.library import NO_TENSOR, NativeLibrary, loaded
 from isopatch.kernels.native.native_twin import NativeBlocks
+from isopatch.kernels.native.planar import Planar
 from isopatch.kernels.native.shape import Shape, known_activation
 from isopatch.kernels.twin import Precision, Unfit
 from isopatch.models.convmixer import ConvMixerBlock
@@ -60,6 +62,15 @@ class NativeConvMixerBlocks(NativeBlocks):
     plain = "ConvMixer blocks run"
     unfit = staticmethod(unfit)
 
+    def _prepare(self, precision: Precision, lib: NativeLibrary) -> None:
+        super()._prepare(precision, lib)
+        self._planar: LaidOut[Planar] = LaidOut()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what was laid out for inference is made anew."""
+        self._planar.forget()
+        return super().train(mode)
+
     def forward(self, tokens: Tensor, grid: Grid, *, recompute: bool = False) -> Tensor:
         """Run all blocks."""
         if recompute or watched(tokens) or self._altered() or not self._takes(tokens, grid):
@@ -91,20 +102,23 @@ class NativeConvMixerBlocks(NativeBlocks):
         if any(norms.uses_batch(norm) for block in blocks for norm in _norms(block)):
             return convmixer.forward(lib, shape, tokens, blocks)[0]
         if planar.suits(lib, shape, blocks):
-            return planar.infer(lib, shape, tokens, self._laid_out(lib, parameters, planar.laid_out))
-        return convmixer.infer(lib, shape, tokens, self._laid_out(lib, parameters, convmixer.laid_out))
+            return planar.infer(
+                lib, shape, tokens, self._laid_out(self._planar, lib, parameters, planar.laid_out)
+            )
+        return convmixer.infer(
+            lib, shape, tokens, self._laid_out(self._fixed, lib, parameters, convmixer.laid_out)
+        )
 
-    def _laid_out(self, lib: NativeLibrary, parameters: Sequence[Tensor], make: Make[T]) -> T:
+    def _laid_out(
+        self, kept: LaidOut[T], lib: NativeLibrary, parameters: Sequence[Tensor], make: Make[T]
+    ) -> T:
         """Weights and norms for inference, made once and again when any of them changed."""
         blocks = cast("list[ConvMixerBlock]", list(self))
         both = [norm for block in blocks for norm in _norms(block)]
         running = [cast(Tensor, each) for norm in both for each in (norm.running_mean, norm.running_var)]
         activations = [known_activation(block.activation) for block in blocks]
-        settings = make, [norm.eps for norm in both], activations
-        found: T = self._fixed.of(
-            lib, [*parameters, *running], settings, lambda: make(lib, blocks, self.dtype)
-        )
-        return found
+        settings = [norm.eps for norm in both], activations
+        return kept.of(lib, [*parameters, *running], settings, lambda: make(lib, blocks, self.dtype))
 
 
 def ordered(block: ConvMixerBlock) -> list[nn.Parameter]:

@@ -1,7 +1,7 @@
 """The run of ConvMixer blocks for inference on AMX, all in one pass, in a layout of its own.
 
 Both steps of a block are products of tiles there, and a picture goes through all blocks before the next one
-comes: `native/kernels/planar.h`. bfloat16, maps that fill most of a tile; for others there are the passes of
+comes: `native/kernels/planar.h`. bfloat16, maps 17 to 32 wide; for others there are the passes of
 `isopatch.kernels.native.convmixer`, with the same roundings but for the depthwise kernels, which are rounded
 to bfloat16 here.
 """
