@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.distillation import interval
-from benchmarks.accuracy.training import train_or_continue
-from benchmarks.common import data_root, parser, record
+from benchmarks.accuracy.training import run_options, train_or_continue
+from benchmarks.common import data_root, record
 
 FLOOR, AIM, TIMED = 0.957, 0.960, 0.94
 RUN = {
@@ -50,13 +50,7 @@ RUN = {
 
 def main() -> int:
     """Train what is missing, then say how good it became, and how soon 94 % were right."""
-    options = parser(__doc__, n=3)
-    options.add_argument("--folder", type=Path, required=True, help="where the runs live; run again to go on")
-    options.add_argument("--data", help="default: CIFAR-10")
-    options.add_argument(
-        "--changes", default="", help="arguments of `isopatch train` in place of the script's"
-    )
-    given = options.parse_args()
+    given = run_options(__doc__, n=3).parse_args()
     started = time.monotonic()
     given.folder.mkdir(parents=True, exist_ok=True)
     changes = given.changes.split()

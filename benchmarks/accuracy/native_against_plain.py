@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 from benchmarks.accuracy.distillation import interval
-from benchmarks.accuracy.training import train_or_continue
-from benchmarks.common import data_root, parser, record
+from benchmarks.accuracy.training import run_options, train_or_continue
+from benchmarks.common import data_root, record
 
 FLOOR = 0.005
 # 30 % of the training pictures, and none evaluated but the test's: nothing is selected
@@ -31,13 +30,8 @@ RUN = (
 
 def main() -> int:
     """Train what is missing of the pairs, then compare."""
-    options = parser(__doc__, n=5)
-    options.add_argument("--folder", type=Path, required=True, help="where the runs live; run again to go on")
+    options = run_options(__doc__, n=5)
     options.add_argument("--plain-precision", choices=("bf16", "fp32"), default="bf16")
-    options.add_argument("--data", help="default: CIFAR-10")
-    options.add_argument(
-        "--changes", default="", help="arguments of `isopatch train` in place of the script's"
-    )
     given = options.parse_args()
     started = time.monotonic()
     given.folder.mkdir(parents=True, exist_ok=True)

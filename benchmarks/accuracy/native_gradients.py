@@ -8,8 +8,7 @@ are relative, of every parameter, then their mean; scale: the projection on the 
 Reference: the plain model in float32, in training mode, the same batches without augmentation, labels
 smoothed by 0.1. Controls: the same gradients 1 % too long fail, and so do those with an error of one sign:
 5 % of a gradient's own size, added to every second value.
-Hardware: 2 CPU cores. Time: five minutes, with a run under --folder; to train one (native, 60,000 pictures),
-five more.
+Hardware: 2 CPU cores. Time: not known yet; ten minutes more to train the run where there is none.
 Command: ISOPATCH_DATA=... python -m benchmarks.accuracy.native_gradients --folder DIR
     in a minute         --data digits --n 2 --changes "--model.image_size 8 --epochs 1" (a test does)
 """
@@ -25,8 +24,8 @@ from pathlib import Path
 
 import torch
 from benchmarks.accuracy.native_against_plain import RUN
-from benchmarks.accuracy.training import train_or_continue
-from benchmarks.common import data_root, parser, record
+from benchmarks.accuracy.training import run_options, train_or_continue
+from benchmarks.common import data_root, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,13 +44,7 @@ Batch = tuple[Tensor, Tensor]
 
 def main() -> int:
     """Train a checkpoint where there is none, then compare gradients."""
-    options = parser(__doc__, n=12)
-    options.add_argument("--folder", type=Path, required=True, help="where the run lives; run again to go on")
-    options.add_argument("--data", help="default: CIFAR-10")
-    options.add_argument(
-        "--changes", default="", help="arguments of `isopatch train` in place of the script's"
-    )
-    given = options.parse_args()
+    given = run_options(__doc__, n=12).parse_args()
     started = time.monotonic()
     given.folder.mkdir(parents=True, exist_ok=True)
     data = given.data or str(data_root() / "cifar10")

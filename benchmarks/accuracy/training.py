@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Child, Done, isopatch, scrub
+from benchmarks.common import Child, Done, isopatch, parser, scrub
+
+
+def run_options(doc: str | None, n: int) -> argparse.ArgumentParser:
+    """Return the arguments of a script whose trainings stay in a folder and may be changed, for tests."""
+    options = parser(doc, n=n)
+    options.add_argument("--folder", type=Path, required=True, help="where the runs live; run again to go on")
+    options.add_argument("--data", help="default: CIFAR-10")
+    options.add_argument(
+        "--changes", default="", help="arguments of `isopatch train` in place of the script's"
+    )
+    return options
 
 
 def train(
